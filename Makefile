@@ -1,0 +1,31 @@
+# `make demo` and `make test` need Python >= 3.11 and make, nothing else: they create .venv by themselves.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    ?= runs/demo
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check lint types clean
+
+demo: $(VENV)/.installed          ## all methods on the embedded phantom: table and report
+	$(BIN)/bench run --methods all --fractions 0.1,0.5,1.0 --folds 3 --out $(RUN)
+
+test: lint types                  ## what CI runs: lint, types, tests
+	$(BIN)/python -m pytest -q
+
+check: test                       ## the same, by the name a developer may look for
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "voxbench needs Python >= 3.11: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

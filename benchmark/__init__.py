@@ -1,0 +1,1 @@
+"""The harness: from a command line to rows of results."""

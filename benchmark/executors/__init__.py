@@ -1,0 +1,1 @@
+"""How the planned work is carried out: one file an executor."""

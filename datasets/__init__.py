@@ -1,0 +1,1 @@
+"""Where volumes come from: one file a source."""

@@ -1,0 +1,111 @@
+"""The contract between a method and the harness.
+
+A method owns its heads, targets and losses. It never owns data, labels, folds, an optimiser, a device or a training
+loop: those belong to the harness and are the same for all methods. Volumes are float32 ``[B, C, D, H, W]`` in [0, 1].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+
+class MethodError(Exception):
+    """A method cannot work with what it was given; the message is for the user and needs no traceback."""
+
+
+class Options(BaseModel):
+    """Base of a method's (`--set methods.NAME.KEY=VALUE`) or an encoder's (`--set encoder.KEY=VALUE`) own options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Encoder(nn.Module, ABC):
+    """The common 3D encoder: every method starts from the same initialisation of it, and hands it to fine-tuning.
+
+    Registered in the entry-point group ``voxbench.encoders``. The constructor takes (options, in_channels).
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    name: ClassVar[str]
+    about: ClassVar[str]
+    widths: tuple[int, ...]  # channels of each level, fine to coarse; the last is F
+    strides: tuple[int, ...]  # total downsampling of each level, fine to coarse, e.g. (2, 4, 8, 16)
+
+    @abstractmethod
+    def pyramid(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Feature maps, fine to coarse: level i is [B, widths[i], D / strides[i], H / strides[i], W / strides[i]].
+
+        `visible`, bool [B, 1, d, h, w] at the coarsest level, asks for sparse semantics: no feature at a visible place
+        depends on a voxel under a masked place, features at masked places are zero, and batch statistics are taken
+        over visible places only (SparK, Tian et al., ICLR 2023, section 3.1).
+        """
+
+    @final
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features [B, F]: all that fine-tuning sees."""
+        return self.pyramid(x)[-1].mean(dim=(2, 3, 4))  # [B, F, d, h, w] -> [B, F]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a stage's loss is given at one step."""
+
+    views: tuple[Tensor, ...]  # `Stage.views` augmented views of the same volumes, each [B, C, D, H, W]
+    target: Tensor | None  # what `Stage.targets` made, moved by the same spatial augmentation as views[0]
+    rng: torch.Generator  # on the CPU, seeded by the step: all of a loss's randomness comes from here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One optimisation that the harness runs, checkpoints and caches on its own.
+
+    The state of `module` is all that is kept of a stage: whatever later stages need must be its parameters or buffers.
+    """
+
+    name: str
+    module: nn.Module  # its requires_grad parameters are optimised
+    loss: Callable[[Batch], Tensor]  # -> scalar
+    views: int = 1
+    augmentation: Literal["contrastive", "geometric", "none"] = "contrastive"
+    cohort: Literal["all", "normal"] = "all"  # "normal" spends labels, and the table says how many
+    budget: Literal["pretrain", "prior"] = "pretrain"  # "prior": does not train the common encoder, has its own budget
+    targets: Callable[[Tensor], Tensor] | None = None
+    """Volumes [B, C, D, H, W] -> maps of the same spatial size in [0, 1]; made once before the stage, and cached."""
+    after_step: Callable[[float], None] | None = None  # called with progress in (0, 1]; moving-average targets live here
+    finish: Callable[[Iterable[Tensor]], None] | None = None
+    """Called once after the last step, in eval mode and without gradients, with batches of the stage's unaugmented
+    volumes; may set buffers of `module`."""
+    embed: Callable[[Tensor], Tensor] | None = None
+    """Volumes -> embeddings [B, E] whose spread the harness watches for collapse (joint-embedding methods)."""
+    reconstruct: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    """Volumes [B, C, D, H, W] -> what the stage shows for them in a report's figure (residual, reconstruction)."""
+
+
+class Method(nn.Module, ABC):
+    """A pretraining method.
+
+    One file, one subclass, registered in the entry-point group ``voxbench.methods`` or given as
+    ``--methods path/to/file.py:Class``. Modules made in `__init__` are initialised under a seed that the harness sets.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    name: ClassVar[str]
+    about: ClassVar[str]  # one line with the source, for `bench list methods`
+
+    def __init__(self, encoder: Encoder, options: Any, shape: tuple[int, int, int, int]) -> None:
+        """`options` is an instance of `Options`; `shape` is [C, D, H, W] of a volume."""
+        super().__init__()
+        self.encoder = encoder
+        self.options = options
+        self.shape = shape
+
+    @abstractmethod
+    def stages(self) -> Sequence[Stage]:
+        """The stages in order; () = no pretraining. The encoder is trained in place by those of budget "pretrain"."""
