@@ -29,9 +29,7 @@ class Finding:
 class Audit:
     """Checks made and what they found."""
 
-    checks: dict[str, int] = field(
-        default_factory=dict
-    )  # what was checked -> how many comparisons of two sets
+    checks: dict[str, int] = field(default_factory=dict)  # what was checked -> how many comparisons of two sets
     findings: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
 
@@ -111,9 +109,7 @@ def audit_seen(
 def _check_complete(cell: CellPlan, parts: Mapping[str, Sequence[str]], bank: VolumeBank) -> None:
     planned = {bank.hashes[i] for i in cell.test}
     if set(parts["test"]) != planned:
-        raise AuditError(
-            f"{cell.name}: the volumes that were scored are not the planned test part: delete the cell"
-        )
+        raise AuditError(f"{cell.name}: the volumes that were scored are not the planned test part: delete the cell")
 
 
 class _Judge:
@@ -144,13 +140,9 @@ class _Judge:
         ]
         if pairs:
             finding = Finding(where=where, what="nearly the same volume", pairs=pairs)
-            (self.audit.findings if self.config.near_duplicates == "refuse" else self.audit.warnings).append(
-                finding
-            )
+            (self.audit.findings if self.config.near_duplicates == "refuse" else self.audit.warnings).append(finding)
 
-    def _match(
-        self, where: str, what: str, a: frozenset[int], b: frozenset[int], names: Sequence[str]
-    ) -> None:
+    def _match(self, where: str, what: str, a: frozenset[int], b: frozenset[int], names: Sequence[str]) -> None:
         self._count(what)
         tested = {names[j]: j for j in sorted(b)}
         pairs = [(i, tested[names[i]]) for i in sorted(a) if names[i] in tested]

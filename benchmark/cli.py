@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +32,7 @@ USER_ERROR = 2
 INTERRUPTED = 130
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What `bench list` can list."""
 
     methods = "methods"
@@ -41,7 +41,7 @@ class Kind(str, Enum):
     presets = "presets"
 
 
-class ProtocolName(str, Enum):
+class ProtocolName(StrEnum):
     """What a method may spend labels on."""
 
     strict = "strict"
@@ -58,22 +58,14 @@ def run(
         str | None,
         typer.Option(help="A name from `bench list datasets`, a manifest CSV, or a folder with one."),
     ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the dataset's files, where it needs files.")
-    ] = None,
-    preset: Annotated[
-        str, typer.Option(help="quick (minutes on two cores), paper, or a YAML file.")
-    ] = "quick",
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the dataset's files, where it needs files.")] = None,
+    preset: Annotated[str, typer.Option(help="quick (minutes on two cores), paper, or a YAML file.")] = "quick",
     encoder: Annotated[str | None, typer.Option(help="A name from `bench list encoders`.")] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of the patient-level cross-validation.")] = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="A number of seeds (3 = 0,1,2), or a list such as 7,8.")
-    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="A number of seeds (3 = 0,1,2), or a list such as 7,8.")] = None,
     protocol: Annotated[
         ProtocolName | None,
-        typer.Option(
-            help="strict: a method spends only its fraction's labels. paper: as Bhattacharya et al. 2024."
-        ),
+        typer.Option(help="strict: a method spends only its fraction's labels. paper: as Bhattacharya et al. 2024."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -89,9 +81,9 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that share the grid [CPU: one a core; GPU: 1].")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and what it would cost; run nothing.")
-    ] = (False),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost; run nothing.")] = (
+        False
+    ),
 ) -> None:
     """Pretrain, fine-tune and test every method on every label fraction, and print the AUPRC table.
 
@@ -176,9 +168,7 @@ def main() -> None:
         problems.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
-        problems.print(
-            "stopped: what is done is kept, and the same command goes on from there", soft_wrap=True
-        )
+        problems.print("stopped: what is done is kept, and the same command goes on from there", soft_wrap=True)
         sys.stdout.flush()
         os._exit(INTERRUPTED)  # worker processes are gone; threads that wait for them need not be waited for
 

@@ -40,9 +40,7 @@ class Recipe(_Model):
     lr: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     batch: int = Field(ge=2, description="volumes a step; a smaller cohort makes it smaller")
-    warmup: float = Field(
-        default=0.1, ge=0, lt=1, description="share of the steps with a rising learning rate"
-    )
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
     clip: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0 = no limit")
 
 
@@ -58,12 +56,8 @@ class FinetuneRecipe(Recipe):
     epochs: int = Field(ge=1)
     min_steps: int = Field(ge=1, description="few labels make short epochs: at least so many steps")
     evaluations: int = Field(default=20, ge=1, description="how often the validation part is looked at")
-    patience: int = Field(
-        default=5, ge=1, description="evaluations without a better validation loss before stopping"
-    )
-    hidden: int = Field(
-        default=0, ge=0, description="units of the head's hidden layer; 0 = half of the features"
-    )
+    patience: int = Field(default=5, ge=1, description="evaluations without a better validation loss before stopping")
+    hidden: int = Field(default=0, ge=0, description="units of the head's hidden layer; 0 = half of the features")
 
 
 class Protocol(_Model):
@@ -73,12 +67,8 @@ class Protocol(_Model):
     folds: int = Field(default=5, ge=2)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     fractions: tuple[Fraction, ...] = Field(default=(0.1, 0.5, 1.0), min_length=1)
-    val_share: float = Field(
-        default=0.2, gt=0, lt=1, description="share of a fold's training part for selection"
-    )
-    min_val_per_class: int = Field(
-        default=10, ge=1, description="strict: labels a class that validation keeps"
-    )
+    val_share: float = Field(default=0.2, gt=0, lt=1, description="share of a fold's training part for selection")
+    min_val_per_class: int = Field(default=10, ge=1, description="strict: labels a class that validation keeps")
     pretrain_per_fold: bool = Field(
         default=True,
         description="a pretraining run of its own for each fold; false = one a seed where data allow",
@@ -94,9 +84,7 @@ class AuditConfig(_Model):
     """What the leak audit refuses."""
 
     near_duplicates: Literal["refuse", "warn", "off"] = "refuse"
-    threshold: float = Field(
-        default=0.9999, gt=0, le=1, description="correlation of two volumes' descriptors"
-    )
+    threshold: float = Field(default=0.9999, gt=0, le=1, description="correlation of two volumes' descriptors")
 
 
 class Config(_Model):
@@ -105,16 +93,12 @@ class Config(_Model):
     dataset: PluginConfig
     encoder: PluginConfig
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
-    sources: dict[str, str] = Field(
-        default={}, description="methods from files: name -> path/to/file.py:Class"
-    )
+    sources: dict[str, str] = Field(default={}, description="methods from files: name -> path/to/file.py:Class")
     protocol: Protocol
     prior: StageRecipe
     pretrain: StageRecipe
     finetune: FinetuneRecipe
-    augment: dict[str, dict[str, Any]] = Field(
-        default={}, description="strengths that differ from a policy's own"
-    )
+    augment: dict[str, dict[str, Any]] = Field(default={}, description="strengths that differ from a policy's own")
     audit: AuditConfig = AuditConfig()
 
     def method_spec(self, name: str) -> str:
@@ -202,9 +186,7 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
         specs = {registry.method_name(spec): spec for spec in methods}
         unknown = [name for name in options if name not in specs and name not in registry.names("methods")]
         if unknown:
-            raise BenchError(
-                f"methods.{unknown[0]}: no such method: {nearest(unknown[0], registry.names('methods'))}"
-            )
+            raise BenchError(f"methods.{unknown[0]}: no such method: {nearest(unknown[0], registry.names('methods'))}")
         data["methods"] = {name: options.get(name) or {} for name in specs}
         data["sources"] = {name: spec for name, spec in specs.items() if ".py:" in spec}
     config = validated(Config, data, "")
@@ -256,9 +238,7 @@ def _readable(error: ValidationError, where: str, fields: Mapping[str, Any]) -> 
         elif problem["type"] == "missing":
             lines.append(f"{key}: missing")
         else:
-            lines.append(
-                f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]} (given: {problem['input']!r})"
-            )
+            lines.append(f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]} (given: {problem['input']!r})")
     return "\n".join(lines)
 
 

@@ -24,9 +24,7 @@ def show_plan(run: Run, console: Console) -> None:
     done = run.done()
     efforts = effort(run)
     speeds = _Speeds(run)
-    table = Table(
-        title=f"plan: {run.config.dataset.name}, {len(run.bank.items)} volumes", title_justify="left"
-    )
+    table = Table(title=f"plan: {run.config.dataset.name}, {len(run.bank.items)} volumes", title_justify="left")
     for column in ("method", "stages", "cells", "done", "volumes to process", "estimate (one worker)"):
         table.add_column(column, justify="left" if column == "method" else "right")
     whole = 0.0
@@ -49,9 +47,7 @@ def show_plan(run: Run, console: Console) -> None:
         )
     console.print(table)
     workers = run.runtime.workers
-    console.print(
-        f"about {_duration(whole / workers)} with {workers} workers on {run.runtime.device}; nothing was run"
-    )
+    console.print(f"about {_duration(whole / workers)} with {workers} workers on {run.runtime.device}; nothing was run")
 
 
 class _Speeds:
@@ -95,9 +91,7 @@ class _Speeds:
         def loss(draw: Draw) -> torch.Tensor:
             return stage.loss(Batch(views=draw.views, target=draw.target, rng=draw.rng))
 
-        return self._timed(
-            lambda on: optimise(training, loss, loader, recipe, on_step=on), loader.batch * stage.views
-        )
+        return self._timed(lambda on: optimise(training, loss, loader, recipe, on_step=on), loader.batch * stage.views)
 
     def _finetuning(self) -> float:
         run, recipe = self.run, self.run.config.finetune

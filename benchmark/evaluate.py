@@ -43,9 +43,7 @@ def by_unit(items: Sequence[Item], scores: Scores) -> Scored:
     for unit, members in rows.items():
         found = {items[row].label for row in members}
         if len(found) != 1 or None in found:
-            raise ValueError(
-                f"the crops of unit {unit!r} carry different labels, or none: {sorted(map(str, found))}"
-            )
+            raise ValueError(f"the crops of unit {unit!r} carry different labels, or none: {sorted(map(str, found))}")
         labels.append(items[members[0]].label)
     return Scored(
         items=tuple(items[members[0]] for members in rows.values()),
@@ -77,9 +75,7 @@ def metrics(test: Scored, threshold: float | None) -> dict[str, float]:
             "use fewer folds or add data"
         )
     if not np.isfinite(test.scores).all():
-        raise UndefinedMetricError(
-            "scores are not finite: the model diverged in fine-tuning; lower finetune.lr"
-        )
+        raise UndefinedMetricError("scores are not finite: the model diverged in fine-tuning; lower finetune.lr")
     onehot = np.eye(classes)[test.labels]  # [N, K]
     if classes == 2:
         positive = test.scores[:, 1]

@@ -107,9 +107,7 @@ class _Planner:
                 for fraction in self.config.protocol.fractions:
                     self._add_cell(method, stages, seed, number, fold, fraction)
 
-    def _add_cell(
-        self, method: str, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float
-    ) -> None:
+    def _add_cell(self, method: str, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float) -> None:
         protocol = self.config.protocol
         draw = derive_seed("fraction", number) % 2**31
         train = tuple(fraction_of(self.items, fold.train, share, draw))

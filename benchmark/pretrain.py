@@ -170,9 +170,7 @@ class _Watch:
         if now - self.saved > CHECKPOINT_EVERY_S and training.step < training.steps:
             self.saved = now
             seconds = self.seconds_before + now - self.clock
-            self.context.store.save_checkpoint(
-                self.plan.key, {"training": training.state(), "seconds": seconds}
-            )
+            self.context.store.save_checkpoint(self.plan.key, {"training": training.state(), "seconds": seconds})
         return False
 
     def final(self, training: Training) -> None:

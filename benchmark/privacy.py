@@ -45,9 +45,7 @@ def coder_for(dataset: Dataset) -> Coder:
     if dataset.public_ids:
         return Coder(b"voxbench: these ids name no person")
     given = os.environ.get("VOXBENCH_SALT")
-    return Coder(
-        given.encode() if given else _user_salt(Path(platformdirs.user_config_dir("voxbench")) / "salt")
-    )
+    return Coder(given.encode() if given else _user_salt(Path(platformdirs.user_config_dir("voxbench")) / "salt"))
 
 
 def _user_salt(path: Path) -> bytes:

@@ -22,9 +22,7 @@ from voxbench.benchmark.executors.local import Event
 class GridProgress:
     """A listener for `run_tasks`. Work is weighted by `costs` (key -> expected effort), so that the time left is fair."""
 
-    def __init__(
-        self, console: Console, names: Mapping[str, str], costs: Mapping[str, float], title: str
-    ) -> None:
+    def __init__(self, console: Console, names: Mapping[str, str], costs: Mapping[str, float], title: str) -> None:
         self.names = names
         self.costs = costs
         self.lock = threading.Lock()

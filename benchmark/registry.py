@@ -20,9 +20,7 @@ _BASES: Mapping[Kind, type] = {"methods": Method, "encoders": Encoder, "datasets
 
 def names(kind: Kind) -> dict[str, EntryPoint]:
     """Registered names, in alphabetical order."""
-    return {
-        point.name: point for point in sorted(entry_points(group=f"voxbench.{kind}"), key=lambda p: p.name)
-    }
+    return {point.name: point for point in sorted(entry_points(group=f"voxbench.{kind}"), key=lambda p: p.name)}
 
 
 def load(kind: Kind, spec: str) -> Any:
@@ -56,9 +54,7 @@ def _from_entry_point(kind: Kind, name: str) -> Any:
     try:
         return known[name].load()
     except ImportError as error:
-        raise BenchError(
-            f"{kind[:-1]} {name!r} cannot be imported ({error}): install what it needs"
-        ) from error
+        raise BenchError(f"{kind[:-1]} {name!r} cannot be imported ({error}): install what it needs") from error
 
 
 def _from_file(kind: Kind, spec: str) -> Any:

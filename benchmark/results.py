@@ -8,7 +8,34 @@ from typing import Any
 from voxbench.benchmark.plan import Plan
 from voxbench.benchmark.store import Store
 
-COLUMNS = ["dataset", "method", "encoder", "protocol", "fraction", "fold", "seed", "status", "auprc", "auroc", "balanced_accuracy", "f1", "brier", "prevalence", "n_train_labels", "n_val_labels", "n_normal_labels", "n_labels_spent", "n_test", "pretrain_seconds", "finetune_seconds", "peak_memory_mb", "device", "collapsed", "error", "key"]
+COLUMNS = [
+    "dataset",
+    "method",
+    "encoder",
+    "protocol",
+    "fraction",
+    "fold",
+    "seed",
+    "status",
+    "auprc",
+    "auroc",
+    "balanced_accuracy",
+    "f1",
+    "brier",
+    "prevalence",
+    "n_train_labels",
+    "n_val_labels",
+    "n_normal_labels",
+    "n_labels_spent",
+    "n_test",
+    "pretrain_seconds",
+    "finetune_seconds",
+    "peak_memory_mb",
+    "device",
+    "collapsed",
+    "error",
+    "key",
+]
 SLOT = ("method", "fraction", "fold", "seed")
 
 

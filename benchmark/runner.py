@@ -40,9 +40,7 @@ class Run:
     def planned(cls, config: Config, runtime: Runtime, dataset: Dataset, bank: VolumeBank) -> Run:
         """Plans; writes nothing."""
         plan = make_plan(config, dataset, bank.items)
-        return cls(
-            config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out)
-        )
+        return cls(config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out))
 
     def done(self) -> set[str]:
         """Keys of jobs with a result; failed ones are tried again."""
@@ -116,9 +114,7 @@ class Run:
 
     def _write_audit(self, parts: Mapping[str, Audit]) -> None:
         coder = coder_for(self.dataset)
-        record = {
-            name: part.record(lambda i: coder.volume(self.bank.items[i])) for name, part in parts.items()
-        }
+        record = {name: part.record(lambda i: coder.volume(self.bank.items[i])) for name, part in parts.items()}
         outcomes = {part["outcome"] for part in record.values()}
         write_json(
             self.store.root / "audit.json",
@@ -141,9 +137,7 @@ def effort(run: Run) -> dict[str, float]:
     for key, stage in run.plan.stages.items():
         efforts[key] = float(config.prior.volumes if stage.labels else config.pretrain.volumes)
     for key, cell in run.plan.cells.items():
-        steps = max(
-            config.finetune.min_steps, config.finetune.epochs * (len(cell.train) // config.finetune.batch)
-        )
+        steps = max(config.finetune.min_steps, config.finetune.epochs * (len(cell.train) // config.finetune.batch))
         efforts[key] = float(steps * min(config.finetune.batch, len(cell.train)) + len(cell.test))
     return efforts
 

@@ -45,9 +45,7 @@ def write_examples(context: Context, plan: StagePlan, stage: Stage) -> dict[str,
     }
     path = context.store.stage_folder(plan.key) / "examples.npz"
     write_atomically(path, lambda file: np.savez_compressed(file, **images))
-    scored = [
-        (m, s[0]) for m, s in zip(masks, shown, strict=True) if m is not None and m.any() and not m.all()
-    ]
+    scored = [(m, s[0]) for m, s in zip(masks, shown, strict=True) if m is not None and m.any() and not m.all()]
     if not scored:
         return {}
     return {

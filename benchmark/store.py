@@ -59,9 +59,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise BenchError(
-            f"{path}: not valid JSON ({error}): delete the file, and it is computed again"
-        ) from error
+        raise BenchError(f"{path}: not valid JSON ({error}): delete the file, and it is computed again") from error
     if not isinstance(value, dict):
         raise BenchError(f"{path}: not a JSON object: delete the file, and it is computed again")
     return value

@@ -74,11 +74,7 @@ class Loader:
             image, maps = self.policy.apply(volumes, params, target=target if view == 0 else None)
             views.append(image)
             moved = maps if view == 0 else moved
-        labels = (
-            torch.tensor([self.bank.items[i].label for i in chosen], device=self.device)
-            if self.labelled
-            else None
-        )
+        labels = torch.tensor([self.bank.items[i].label for i in chosen], device=self.device) if self.labelled else None
         return Draw(views=tuple(views), target=moved, labels=labels, rng=rng)
 
     def plain(self) -> list[Tensor]:
@@ -91,7 +87,5 @@ class Loader:
 
     def _generator(self, purpose: int, number: int) -> torch.Generator:
         # Mixed so that neighbouring seeds, purposes and steps have unrelated streams (Knuth's and Weyl's constants).
-        mixed = (
-            self.seed * 6364136223846793005 + purpose * 1442695040888963407 + number * 0x9E3779B97F4A7C15
-        ) % 2**63
+        mixed = (self.seed * 6364136223846793005 + purpose * 1442695040888963407 + number * 0x9E3779B97F4A7C15) % 2**63
         return torch.Generator().manual_seed(mixed)

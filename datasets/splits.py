@@ -86,17 +86,13 @@ def nested_order(items: Sequence[Item], seed: int) -> list[int]:
 
 def cut(items: Sequence[Item], ordered: Sequence[int], count: int) -> tuple[list[int], list[int]]:
     """The first `count` of `ordered` and the rest, the border moved to the nearest end of a patient (never to zero)."""
-    borders = [
-        i for i in range(1, len(ordered)) if items[ordered[i]].patient != items[ordered[i - 1]].patient
-    ]
+    borders = [i for i in range(1, len(ordered)) if items[ordered[i]].patient != items[ordered[i - 1]].patient]
     borders.append(len(ordered))
     border = min(borders, key=lambda b: (abs(b - count), b))
     return list(ordered[:border]), list(ordered[border:])
 
 
-def fraction_of(
-    items: Sequence[Item], members: Sequence[int], fraction: float, seed: int, least: int = 0
-) -> list[int]:
+def fraction_of(items: Sequence[Item], members: Sequence[int], fraction: float, seed: int, least: int = 0) -> list[int]:
     """A nested share of `members`: whole patients, stratified; the same draw for every method.
 
     `least` asks for at least so many items of each class (or all that there are), however small the fraction.

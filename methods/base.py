@@ -75,9 +75,7 @@ class Stage:
     views: int = 1
     augmentation: Literal["contrastive", "geometric", "none"] = "contrastive"
     cohort: Literal["all", "normal"] = "all"  # "normal" spends labels, and the table says how many
-    budget: Literal["pretrain", "prior"] = (
-        "pretrain"  # "prior": does not train the common encoder, has its own budget
-    )
+    budget: Literal["pretrain", "prior"] = "pretrain"  # "prior": does not train the common encoder, has its own budget
     targets: Callable[[Tensor], Tensor] | None = None
     """Volumes [B, C, D, H, W] -> maps of the same spatial size in [0, 1]; made once before the stage, and cached."""
     after_step: Callable[[float], None] | None = (

@@ -177,9 +177,7 @@ def _failed_before(queue: _Queue, task: Task, context: Context, setup: Setup, li
     if broken is None:
         return False
     record = context.store.stage(broken) or {}
-    error = WorkerDiedError(
-        f"its pretraining stage {record.get('stage', broken)} failed: {record.get('error')}"
-    )
+    error = WorkerDiedError(f"its pretraining stage {record.get('stage', broken)} failed: {record.get('error')}")
     _record_failure(queue, task, error, context, setup, listen)
     return True
 
