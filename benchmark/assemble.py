@@ -28,14 +28,14 @@ def seeded(*parts: str | int | float | None) -> Iterator[None]:
 
 def build_dataset(config: Config, root: Path | None) -> Dataset:
     """The dataset; nothing is read yet."""
-    kind = registry.load("datasets", config.dataset.name)
+    kind = registry.load("datasets", config.dataset.spec)
     dataset: Dataset = kind(kind.Options(**config.dataset.options), root)
     return dataset
 
 
 def build_encoder(config: Config, shape: Shape, seed: int, fold: int | None) -> Encoder:
     """The common encoder: one initialisation a seed (and fold, with a pretraining a fold), the same for all methods."""
-    kind = registry.load("encoders", config.encoder.name)
+    kind = registry.load("encoders", config.encoder.spec)
     with seeded(seed, fold, "encoder"):
         encoder: Encoder = kind(kind.Options(**config.encoder.options), shape[0])
     return encoder

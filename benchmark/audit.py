@@ -134,9 +134,9 @@ class _Judge:
             return
         self._count("near-duplicate volumes")
         pairs = [
-            (i, j)
-            for i, j in self.bank.near_duplicates(sorted(a), sorted(b), self.config.threshold)
-            if hashes[i] != hashes[j]
+            (twin.a, twin.b)
+            for twin in self.bank.near_duplicates(sorted(a), sorted(b), self.config.threshold)
+            if hashes[twin.a] != hashes[twin.b]
         ]
         if pairs:
             finding = Finding(where=where, what="nearly the same volume", pairs=pairs)

@@ -112,7 +112,7 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
 
 def _dataset(text: str, root: Path | None) -> tuple[str, Path | None]:
     """A registered name, or a path to a manifest."""
-    if text in registry.names("datasets"):
+    if text in registry.names("datasets") or ".py:" in text:
         return text, root
     path = Path(text)
     if path.exists():

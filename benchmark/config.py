@@ -26,11 +26,21 @@ class PluginConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
+    source: str | None = Field(default=None, description="path/to/file.py:Class of a plug-in that is not installed")
 
     @property
     def options(self) -> dict[str, Any]:
-        """All but the name."""
+        """The plug-in's own options."""
         return dict(self.model_extra or {})
+
+    @property
+    def spec(self) -> str:
+        """What `registry.load` takes."""
+        return self.source or self.name
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what the plug-in does, and nothing of where it lies."""
+        return {"name": self.name, "source": registry.source_digest(self.spec), **self.options}
 
 
 class Recipe(_Model):
@@ -108,6 +118,7 @@ class Config(_Model):
     def without_grid(self) -> dict[str, Any]:
         """The part that must be the same for results to stand in one table, method options aside."""
         data = self.model_dump(mode="json", exclude={"methods", "sources"})
+        data |= {"dataset": self.dataset.identity(), "encoder": self.encoder.identity()}
         for grid in ("fractions", "seeds"):
             del data["protocol"][grid]
         return data
@@ -224,8 +235,10 @@ def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
 
 
 def _filled(kind: Literal["datasets", "encoders"], plugin: PluginConfig) -> dict[str, Any]:
-    options = validated(registry.load(kind, plugin.name).Options, plugin.options, kind[:-1])
-    return {"name": plugin.name, **options.model_dump(mode="json")}
+    found = registry.load(kind, plugin.spec)
+    options = validated(found.Options, plugin.options, kind[:-1])
+    source = plugin.spec if ".py:" in plugin.spec else None
+    return {"name": found.name, "source": source, **options.model_dump(mode="json")}
 
 
 def _readable(error: ValidationError, where: str, fields: Mapping[str, Any]) -> str:

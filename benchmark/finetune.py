@@ -136,7 +136,7 @@ def _scored(context: Context, members: Sequence[int], model: nn.Module) -> Score
 
 
 class _Selection:
-    """Called after each step: now and then looks at validation, keeps the best weights, stops when it gets no better."""
+    """Called after each step: looks at validation now and then, keeps the best, stops in time."""
 
     def __init__(
         self,

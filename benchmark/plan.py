@@ -128,7 +128,7 @@ class _Planner:
             {
                 "version": RESULT_VERSION,
                 "data": self.fingerprint,
-                "encoder": self.config.encoder.model_dump(mode="json"),
+                "encoder": self.config.encoder.identity(),
                 "finetune": self.config.finetune.model_dump(mode="json"),
                 "augment": self.config.augment.get("finetune", {}),
                 "members": [train, val, fold.test],
@@ -168,7 +168,7 @@ class _Planner:
             {
                 "version": RESULT_VERSION,
                 "data": self.fingerprint,
-                "encoder": config.encoder.model_dump(mode="json"),
+                "encoder": config.encoder.identity(),
                 "method": [method, registry.source_digest(spec), config.methods[method]],
                 "stage": [index, stage.name, stage.augmentation, stage.cohort, stage.views],
                 "recipe": recipe.model_dump(mode="json"),

@@ -37,7 +37,7 @@ class Coder:
 
 
 def coder_for(dataset: Dataset) -> Coder:
-    """The coder of a dataset: the user's salt, or a fixed one where ids name no person (phantoms, public index numbers).
+    """The coder of a dataset: the user's salt, or a fixed one where ids name no person (phantoms, public numbers).
 
     The user's salt is made at first use, readable by the user only, so that runs can be paired patient by patient;
     ``VOXBENCH_SALT`` overrides it, for runs on several machines.

@@ -20,7 +20,7 @@ from voxbench.benchmark.executors.local import Event
 
 
 class GridProgress:
-    """A listener for `run_tasks`. Work is weighted by `costs` (key -> expected effort), so that the time left is fair."""
+    """A listener for `run_tasks`; `costs` (key -> expected effort) weigh the work, so that the time left is fair."""
 
     def __init__(self, console: Console, names: Mapping[str, str], costs: Mapping[str, float], title: str) -> None:
         self.names = names
@@ -54,6 +54,7 @@ class GridProgress:
         self.bars.stop()
 
     def __call__(self, event: Event) -> None:
+        """Takes one event of `run_tasks`; called from several threads."""
         kind, key, value = event
         with self.lock:
             if kind == "start":
@@ -106,4 +107,5 @@ class StepProgress:
         self.bars.stop()
 
     def __call__(self, done: int, total: int) -> None:
+        """Moves the bar."""
         self.bars.update(self.task, completed=done, total=total)

@@ -34,7 +34,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -98,7 +98,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     def load_weights(self, key: str, name: str) -> dict[str, Tensor]:
         """What `save_weights` wrote."""

@@ -68,6 +68,7 @@ class Dataset(ABC):
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
     name: ClassVar[str]
     about: ClassVar[str]  # one line for `bench list datasets`
+    public_ids: ClassVar[bool] = False  # True: patient ids name no person (phantoms, index numbers of public sets)
     is_phantom: ClassVar[bool] = False  # True: the report says that nothing about patients follows
 
     def __init__(self, options: Any, root: Path | None = None) -> None:
