@@ -75,10 +75,14 @@ class Stage:
     views: int = 1
     augmentation: Literal["contrastive", "geometric", "none"] = "contrastive"
     cohort: Literal["all", "normal"] = "all"  # "normal" spends labels, and the table says how many
-    budget: Literal["pretrain", "prior"] = "pretrain"  # "prior": does not train the common encoder, has its own budget
+    budget: Literal["pretrain", "prior"] = (
+        "pretrain"  # "prior": does not train the common encoder, has its own budget
+    )
     targets: Callable[[Tensor], Tensor] | None = None
     """Volumes [B, C, D, H, W] -> maps of the same spatial size in [0, 1]; made once before the stage, and cached."""
-    after_step: Callable[[float], None] | None = None  # called with progress in (0, 1]; moving-average targets live here
+    after_step: Callable[[float], None] | None = (
+        None  # called with progress in (0, 1]; moving-average targets live here
+    )
     finish: Callable[[Iterable[Tensor]], None] | None = None
     """Called once after the last step, in eval mode and without gradients, with batches of the stage's unaugmented
     volumes; may set buffers of `module`."""
