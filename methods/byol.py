@@ -14,7 +14,6 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
 from voxbench.methods.pairs import two_views
 
@@ -24,15 +23,17 @@ class BYOLOptions(Options):
 
     hidden: int = Field(256, ge=1)
     out: int = Field(128, ge=1)
-    # Grill et al. start at 0.996 for 1,000 epochs (section 3.3) and at 0.99 for the 300 epochs of their ablations; ours are short.
+    # Grill et al. start at 0.996 for 1,000 epochs (section 3.3) and at 0.99 for the 300 epochs of their
+    # ablations; ours are short.
     momentum: float = Field(0.99, ge=0.0, le=1.0)
 
 
 class BYOL(Method):
     """The online network predicts the projection that a slowly moving copy of it makes of the other view.
 
-    The target moves only in `after_step`: parameters and batch-norm buffers alike are moving averages of the online
-    ones. Its forward pass normalises with the statistics of the batch, as the paper's does, and leaves no trace.
+    The target moves only in `after_step`: parameters and batch-norm buffers alike are moving averages of the
+    online ones. Its forward pass normalises with the statistics of the batch, as the paper's does, and leaves
+    no trace.
     """
 
     Options: ClassVar[type[Options]] = BYOLOptions
@@ -70,7 +71,7 @@ class BYOL(Method):
         )
 
     def loss(self, batch: Batch) -> Tensor:
-        """The symmetric loss of Grill et al., equation 2, 2 - 2 cos averaged over both directions; in [0, 4]."""
+        """2 - 2 cos (Grill et al., equation 2), averaged over both directions; in [0, 4]."""
         first, second = two_views(batch, self.name)
         cosine: Tensor = 0.5 * (
             self.criterion(self.predictor(self.embed(first)), self.target(second))
@@ -90,7 +91,7 @@ class BYOL(Method):
         return projection
 
     def move_target(self, progress: float) -> None:
-        """Move the target; its momentum rises from `momentum` to 1 along a cosine (Grill et al., section 3.3)."""
+        """Move the target, with a momentum that rises to 1 along a cosine (Grill et al., section 3.3)."""
         momentum = 1.0 - (1.0 - self.options.momentum) * (math.cos(math.pi * progress) + 1.0) / 2.0
         _follow(self.target_encoder, self.encoder, momentum)
         _follow(self.target_projector, self.projector, momentum)
@@ -98,7 +99,7 @@ class BYOL(Method):
 
 @torch.no_grad()
 def _follow(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Parameters and floating-point buffers become momentum * target + (1 - momentum) * online; counters are copied."""
+    """Parameters and float buffers become m * target + (1 - m) * online; counters are copied."""
     update_momentum(online, target, momentum)
     for old, new in zip(target.buffers(), online.buffers(), strict=True):
         if old.is_floating_point():

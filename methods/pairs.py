@@ -1,14 +1,13 @@
-"""What the joint-embedding methods (BYOL, SimCLR, SimSiam) share: two views of each volume, and enough volumes."""
+"""What the joint-embedding methods (BYOL, SimCLR, SimSiam) share: two views of enough volumes."""
 
 from __future__ import annotations
 
 from torch import Tensor
-
 from voxbench.methods.base import Batch, MethodError
 
 
 def two_views(batch: Batch, method: str) -> tuple[Tensor, Tensor]:
-    """The two views of the batch; raises MethodError for a single volume, where batch statistics mean nothing."""
+    """The two views; raises MethodError for a single volume, where batch statistics mean nothing."""
     first, second = batch.views
     if len(first) < 2:
         raise MethodError(

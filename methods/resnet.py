@@ -1,4 +1,4 @@
-"""The common encoder: MONAI's 3D ResNet (He et al., CVPR 2016; Hara et al., CVPR 2018), with a sparse mode for SparK."""
+"""The common encoder: MONAI's 3D ResNet (He et al., CVPR 2016), with a sparse mode for SparK."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from monai.networks.nets import resnet as monai_resnet
 from pydantic import Field
 from torch import Tensor, nn
-
 from voxbench.methods import base
 from voxbench.methods.sparse import Masks, masked_batch_norm, masks_for
 
@@ -35,7 +34,8 @@ class ResNetOptions(base.Options):
 class ResNet(base.Encoder):
     """A level for each resolution: the stem where max-pooling follows it, then the four layers.
 
-    Shortcuts that change size are 1^3 convolutions with batch norm (type B): MONAI's type A cuts the gradient.
+    Shortcuts that change size are 1^3 convolutions with batch norm (type B): MONAI's type A cuts the
+    gradient.
     """
 
     Options: ClassVar[type[base.Options]] = ResNetOptions
@@ -99,6 +99,6 @@ def _masked_block(block: Any, x: Tensor, masks: Masks) -> Tensor:
     out = _normed(block.conv2, block.bn2, out, masks)
     if isinstance(block, monai_resnet.ResNetBottleneck):
         out = _normed(block.conv3, block.bn3, block.act(out), masks)
-    shortcut = x if block.downsample is None else _normed(*block.downsample, x, masks)
+    shortcut = x if block.downsample is None else _normed(block.downsample[0], block.downsample[1], x, masks)
     result: Tensor = block.act(out + shortcut)
     return result

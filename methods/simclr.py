@@ -9,7 +9,6 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from pydantic import Field
 from torch import Tensor
-
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
 from voxbench.methods.pairs import two_views
 
@@ -19,7 +18,8 @@ class SimCLROptions(Options):
 
     hidden: int = Field(256, ge=1)
     out: int = Field(128, ge=1)
-    # Best of 0.05, 0.1, 0.5, 1 in Chen et al., table 5; they take 0.5 on CIFAR-10 (appendix B.9), the seed paper 0.07.
+    # Best of 0.05, 0.1, 0.5, 1 in Chen et al., table 5; they take 0.5 on CIFAR-10 (appendix B.9), the seed
+    # paper 0.07.
     temperature: float = Field(0.1, gt=0.0)
 
 

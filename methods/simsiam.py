@@ -9,7 +9,6 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead
 from pydantic import Field
 from torch import Tensor
-
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
 from voxbench.methods.pairs import two_views
 
@@ -17,7 +16,8 @@ from voxbench.methods.pairs import two_views
 class SimSiamOptions(Options):
     """Heads are sized for small 3D encoders; Chen and He have 2048, 2048 and 512 (section 3).
 
-    The predictor keeps their shape of a bottleneck, a quarter of the projection (section 4.3 shows that it matters).
+    The predictor keeps their shape of a bottleneck, a quarter of the projection (section 4.3 shows that it
+    matters).
     """
 
     hidden: int = Field(256, ge=1)
@@ -26,7 +26,7 @@ class SimSiamOptions(Options):
 
 
 class SimSiam(Method):
-    """Each view predicts the other's projection, through which no gradient flows; no negatives, no moving average."""
+    """Each view predicts the other's projection, through which no gradient flows."""
 
     Options: ClassVar[type[Options]] = SimSiamOptions
     name: ClassVar[str] = "simsiam"
@@ -43,7 +43,7 @@ class SimSiam(Method):
         return (Stage(name="simsiam", module=self, loss=self.loss, views=2, embed=self.embed),)
 
     def loss(self, batch: Batch) -> Tensor:
-        """The symmetric negative cosine with stop-gradient (Chen and He, equation 4 and algorithm 1); in [-1, 1]."""
+        """The symmetric negative cosine with stop-gradient (Chen and He, equation 4); in [-1, 1]."""
         first, second = (self.embed(view) for view in two_views(batch, self.name))
         loss: Tensor = 0.5 * (
             self.criterion(self.predictor(first), second.detach())

@@ -1,8 +1,9 @@
 """Masked execution of a dense encoder: what a sparse convolution would compute, with dense kernels.
 
-SparK (Tian et al., ICLR 2023, section 3.1) treats masked places as absent. A convolution over zeros does the same if the
-output is masked again (zeros stay zeros, and no visible place ever sees a masked voxel) and if batch statistics are taken
-over the visible places only. Masks are passed from call to call; no module remembers one.
+SparK (Tian et al., ICLR 2023, section 3.1) treats masked places as absent. A convolution over zeros does the
+same if the output is masked again (zeros stay zeros, and no visible place ever sees a masked voxel) and if
+batch statistics are taken over the visible places only. Masks are passed from call to call; no module
+remembers one.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ def masks_for(visible: Tensor, size: Sequence[int], strides: Sequence[int]) -> d
 def masked_batch_norm(norm: nn.BatchNorm3d, x: Tensor, mask: Tensor) -> Tensor:
     """`norm` with statistics over the visible places of x [B, C, d, h, w] only; zero at masked places.
 
-    In training, running statistics move as `norm` itself would move them if it were given the visible voxels alone; in
-    evaluation they are used as they are. `mask` is float [B, 1, d, h, w], 1 = visible.
+    In training, running statistics move as `norm` itself would move them if it were given the visible voxels
+    alone; in evaluation they are used as they are. `mask` is float [B, 1, d, h, w], 1 = visible.
     """
     if not norm.training:
-        return norm(x) * mask.to(x.dtype)
+        normed: Tensor = norm(x)
+        return normed * mask.to(x.dtype)
     values, over, channels = x.float(), (0, 2, 3, 4), (1, -1, 1, 1, 1)
     count = mask.sum()
     mean = (values * mask).sum(over) / count  # [C]

@@ -1,4 +1,4 @@
-"""No pretraining: the encoder as it was initialised, fine-tuned on the labels alone. What every method must beat."""
+"""No pretraining: fine-tuning starts from the initialisation. What every method must beat."""
 
 from __future__ import annotations
 
