@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
 from voxbench.benchmark import registry
 from voxbench.benchmark.config import Config
 from voxbench.benchmark.errors import BenchError

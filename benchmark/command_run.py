@@ -11,6 +11,7 @@ from typing import Any
 import platformdirs
 from rich.console import Console
 from rich.markup import escape
+
 from voxbench.benchmark import registry
 from voxbench.benchmark.assemble import build_dataset
 from voxbench.benchmark.command_report import show_report

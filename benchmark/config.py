@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
 from voxbench.benchmark import registry
 from voxbench.benchmark.errors import BenchError, nearest
 from voxbench.datasets.augment import policies

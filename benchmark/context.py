@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+
 from voxbench.benchmark.config import Config
 from voxbench.benchmark.store import Store
 from voxbench.datasets.augment import Policy

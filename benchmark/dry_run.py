@@ -8,6 +8,7 @@ from collections import Counter
 import torch
 from rich.console import Console
 from rich.table import Table
+
 from voxbench.benchmark.assemble import build_encoder, build_method
 from voxbench.benchmark.finetune import Classifier
 from voxbench.benchmark.runner import Run, effort

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from voxbench.datasets.base import DatasetError
 from voxbench.methods.base import MethodError
-from voxbench.reports.errors import ReportError
+from voxbench.reports.run_folder import ReportError
 
 
 class BenchError(Exception):

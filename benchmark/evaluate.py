@@ -16,6 +16,7 @@ from sklearn.metrics import (
     roc_auc_score,
     roc_curve,
 )
+
 from voxbench.datasets.base import Item
 
 Scores = npt.NDArray[np.float64]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
 from voxbench.benchmark.assemble import build_encoder, load_encoder, seeded
 from voxbench.benchmark.config import FinetuneRecipe
 from voxbench.benchmark.context import Context, Progress

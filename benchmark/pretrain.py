@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor
+
 from voxbench.benchmark.assemble import build_method
 from voxbench.benchmark.context import Context, Progress
 from voxbench.benchmark.costs import Meter, device_name

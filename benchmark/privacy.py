@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+
 from voxbench.datasets.base import Dataset, Item
 
 

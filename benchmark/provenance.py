@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from voxbench.benchmark.costs import device_name
 from voxbench.benchmark.keys import RESULT_VERSION
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+
 from voxbench.benchmark.audit import Audit, audit_plan, audit_seen
 from voxbench.benchmark.config import Config, Runtime, merge
 from voxbench.benchmark.errors import BenchError

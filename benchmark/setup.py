@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from voxbench.benchmark.assemble import build_dataset
 from voxbench.benchmark.config import Config, Runtime
 from voxbench.benchmark.context import Context

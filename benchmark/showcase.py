@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
+
 from voxbench.benchmark.context import Context
 from voxbench.benchmark.keys import generator
 from voxbench.benchmark.plan import StagePlan

@@ -19,6 +19,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
 from voxbench.benchmark.errors import BenchError
 
 CLAIM_BEAT_S = 15.0

@@ -11,6 +11,7 @@ import torch
 from lightly.utils.lars import LARS
 from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
+
 from voxbench.benchmark.config import Recipe
 from voxbench.datasets.loader import Draw, Loader
 

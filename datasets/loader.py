@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
 from voxbench.datasets.augment import Policy
 from voxbench.datasets.bank import VolumeBank
 

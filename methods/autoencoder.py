@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional
+
 from voxbench.methods.decoder import SubpixelHead, crop
 from voxbench.methods.sparse import grid
 

@@ -14,6 +14,7 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
 from voxbench.methods.pairs import two_views
 

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
+
 from voxbench.methods.autoencoder import Autoencoder
 from voxbench.methods.base import Batch, Encoder, Method, MethodError, Options, Stage
 from voxbench.methods.decoder import UNetDecoder

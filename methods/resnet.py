@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from monai.networks.nets import resnet as monai_resnet
 from pydantic import Field
 from torch import Tensor, nn
+
 from voxbench.methods import base
 from voxbench.methods.sparse import Masks, masked_batch_norm, masks_for
 

@@ -9,6 +9,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead
 from pydantic import Field
 from torch import Tensor
+
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
 from voxbench.methods.pairs import two_views
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
+
 from voxbench.methods.base import Batch, Encoder, Method, MethodError, Options, Stage
 from voxbench.methods.decoder import UNetDecoder
 from voxbench.methods.sparse import grid, spread

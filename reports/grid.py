@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+
 from voxbench.reports.run_folder import Place, Row, RunFolder, Stage, Units
 from voxbench.reports.stats.average_precision import macro_average_precision, no_skill
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
 from voxbench.reports.grid import Cell, Grid
 from voxbench.reports.run_folder import percent
 from voxbench.reports.stats.summary import summarise

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+
 from voxbench.benchmark.context import Context
 from voxbench.benchmark.setup import Setup
 from voxbench.benchmark.work import Job, Outcome, failure, perform, save

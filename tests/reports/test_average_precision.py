@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
+
 from voxbench.reports.stats.average_precision import average_precision, macro_average_precision, no_skill
 
 
