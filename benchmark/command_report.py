@@ -12,5 +12,5 @@ from voxbench.reports.report import write_report
 def show_report(run: Path, console: Console) -> None:
     """Writes ``RUN/report`` and prints its table and where it lies. Raises ReportError."""
     report = write_report(run)
-    console.print(report.table)
+    console.print(report.table.rich())
     console.print(f"report: {run / 'report'}", soft_wrap=True)
