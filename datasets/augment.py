@@ -347,7 +347,7 @@ DEFAULTS: Mapping[str, Strengths] = MappingProxyType(
         "contrastive": Strengths(
             crop_probability=0.9,
             crop=(0.4, 1.0),
-            affine_probability=0.3,  # the crop moves and scales already; a rotation is the dearest part on a CPU
+            affine_probability=0.3,  # a rotation is the dearest part on a CPU
             scale=(0.9, 1.1),
             rotation=15,
             shift=0.05,
