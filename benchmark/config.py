@@ -109,7 +109,7 @@ class Config(_Model):
     prior: StageRecipe
     pretrain: StageRecipe
     finetune: FinetuneRecipe
-    augment: dict[str, dict[str, Any]] = Field(default={}, description="strengths that differ from a policy's own")
+    augmentation: dict[str, dict[str, Any]] = Field(default={}, description="strengths that differ from a policy's own")
     audit: AuditConfig = AuditConfig()
 
     def method_spec(self, name: str) -> str:
@@ -212,12 +212,7 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
             for name, options in config.methods.items()
         },
     }
-    try:
-        policies(config.augment)
-    except ValidationError as error:
-        raise BenchError(_readable(error, "augment", {})) from error
-    except ValueError as error:
-        raise BenchError(f"augment: {error}") from error
+    policies(config.augmentation)  # raises DatasetError for strengths that no policy has
     return config.model_copy(
         update={
             "dataset": PluginConfig(**filled["dataset"]),

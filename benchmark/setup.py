@@ -36,7 +36,7 @@ class Setup:
             dataset=build_dataset(self.config, self.runtime.data_root),
             bank=VolumeBank(self.bank),
             store=Store(self.runtime.out),
-            policies=policies(self.config.augment),
+            policies=policies(self.config.augmentation),
             device=torch.device(self.runtime.device),
         )
 

@@ -46,6 +46,7 @@ class MedMNIST3D(Dataset):
 
     Options: ClassVar[type[DatasetOptions]] = MedMNIST3DOptions
     storage = "uint8"  # the files hold bytes
+    public_ids: ClassVar[bool] = True
     nothing_found: ClassVar[int | None] = None
 
     def __init__(self, options: Any, root: Path | None = None) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from voxbench.benchmark.config import Config, merge, parse_setting, presets, read_preset, resolve
 from voxbench.benchmark.errors import BenchError
+from voxbench.datasets.base import DatasetError
 
 
 def resolved(*settings: str, methods: tuple[str, ...] = ("supervised", "simclr")) -> Config:
@@ -45,12 +46,12 @@ def test_a_resolved_configuration_resolves_to_itself() -> None:
         ("finetune.lr=-1", r"finetune\.lr: input should be greater than 0 \(given: -1\)"),
         ("protocol.fractions=[0.1,2]", r"protocol\.fractions\.1: input should be less than or equal to 1"),
         ("dataset.name=sinus-fantom", "no dataset is called 'sinus-fantom': did you mean sinus-phantom"),
-        ("augment.contrastiv.noise=[0,1]", "contrastive"),
+        ("augmentation.contrastiv.noise=[0,1]", "contrastive"),
         ("epochs", "expected key=value"),
     ],
 )
 def test_wrong_settings_are_named_with_the_nearest_right_one(setting: str, message: str) -> None:
-    with pytest.raises(BenchError, match=message):
+    with pytest.raises((BenchError, DatasetError), match=message):
         resolved(setting)
 
 
