@@ -75,7 +75,7 @@ class _Speeds:
         recipe = self.run.config.prior if stage.budget == "prior" else self.run.config.pretrain
         members = range(min(TIMED_BATCH, len(self.run.bank.items)))
         # The real targets need the stage before; for timing, maps of the right size serve as well.
-        targets = None if stage.targets is None else self.run.bank.batch(members)
+        targets = None if stage.targets is None else self.run.bank.batch
         loader = Loader(
             self.run.bank,
             members,
@@ -99,9 +99,7 @@ class _Speeds:
         model = Classifier(encoder, len(run.dataset.classes), recipe.hidden).to(self.device)
         labelled = [i for i, item in enumerate(run.bank.items) if item.label is not None][: recipe.batch]
         policy = self.policies["finetune"]
-        loader = Loader(
-            run.bank, labelled, batch=TIMED_BATCH, policy=policy, seed=0, device=self.device, labelled=True
-        )
+        loader = Loader(run.bank, labelled, batch=TIMED_BATCH, policy=policy, seed=0, device=self.device, labelled=True)
         training = start(model, recipe, TIMED_STEPS + 1)
 
         def loss(draw: Draw) -> torch.Tensor:

@@ -6,7 +6,6 @@ import math
 import time
 from typing import Any
 
-import numpy as np
 import torch
 from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor
@@ -17,6 +16,7 @@ from voxbench.benchmark.costs import Meter, device_name
 from voxbench.benchmark.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.plan import StagePlan
 from voxbench.benchmark.showcase import write_examples
+from voxbench.benchmark.targets import Targets, evaluating
 from voxbench.benchmark.train import Training, optimise, start
 from voxbench.datasets.loader import Draw, Loader
 from voxbench.methods.base import Batch, Method, Stage
@@ -35,7 +35,7 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
     recipe = context.config.prior if stage.budget == "prior" else context.config.pretrain
     method.to(context.device)
     with Meter(context.device) as meter:
-        targets = _targets(context, plan, stage, recipe.batch)
+        targets = _targets(context, plan, stage, method)
         loader = Loader(
             context.bank,
             plan.members,
@@ -105,37 +105,11 @@ def _batch(draw: Draw) -> Batch:
     return Batch(views=draw.views, target=draw.target, rng=draw.rng)
 
 
-def _targets(context: Context, plan: StagePlan, stage: Stage, batch: int) -> Tensor | None:
-    """The stage's target maps, float16 [len(members), C, D, H, W], made once and kept beside the stage."""
+def _targets(context: Context, plan: StagePlan, stage: Stage, method: Method) -> Targets | None:
     if stage.targets is None:
         return None
-    path = context.store.stage_folder(plan.key) / "targets.npy"
-    if not path.exists():
-        made: list[np.ndarray[Any, Any]] = []
-        with torch.no_grad(), _evaluating(stage.module):
-            for first in range(0, len(plan.members), batch):
-                volumes = context.bank.batch(plan.members[first : first + batch], context.device)
-                made.append(stage.targets(volumes).to("cpu", torch.float16).numpy())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(".targets.npy")
-        np.save(temporary, np.concatenate(made))
-        temporary.replace(path)
-    return torch.from_numpy(np.load(path, mmap_mode="r+"))
-
-
-class _evaluating:  # noqa: N801 - reads as a word in a with statement
-    """Eval mode for a block."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.before = [(m, m.training) for m in self.module.modules()]
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module, training in self.before:
-            module.training = training
+    folder = context.store.stage_folder(plan.key)
+    return Targets(folder, stage.targets, method, context.bank, plan.members, context.device)
 
 
 class _Watch:
@@ -185,7 +159,7 @@ class _Watch:
     def _measure(self, training: Training) -> None:
         if self.embed is None or len(self.probe) < 2:
             return
-        with torch.no_grad(), _evaluating(self.module):
+        with torch.no_grad(), evaluating(self.module):
             embedded = self.embed(self.context.bank.batch(self.probe, self.context.device)).float()  # [P, E]
         self.collapse = collapse_of(embedded)
         training.curve[-1]["collapse"] = self.collapse

@@ -115,8 +115,9 @@ class Store:
         return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
 
     def drop_checkpoint(self, key: str) -> None:
-        """Removes what a finished stage no longer needs."""
-        (self.stage_folder(key) / "checkpoint.pt").unlink(missing_ok=True)
+        """Removes what a finished stage no longer needs: its checkpoint, and its targets, which can be large."""
+        for name in ("checkpoint.pt", "targets.npy", "targets-made.npy"):
+            (self.stage_folder(key) / name).unlink(missing_ok=True)
 
     def write_table(self, name: str, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
         """A CSV file in the run folder; a missing value is an empty field."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,10 +38,10 @@ class Loader:
         seed: int,
         device: torch.device,
         views: int = 1,
-        targets: Tensor | None = None,
+        targets: Callable[[Sequence[int]], Tensor] | None = None,
         labelled: bool = False,
     ) -> None:
-        """`targets`, [len(members), C, D, H, W] in the order of `members`, float16 or float32."""
+        """`targets` gives the maps [B, C, D, H, W] of rows of `members`, on the device."""
         self.bank = bank
         self.members = tuple(members)
         self.batch = min(batch, len(self.members))
@@ -67,7 +67,7 @@ class Loader:
         self.seen.update(chosen)
         rng = self._generator(1, step)
         volumes = self.bank.batch(chosen, self.device)  # [B, C, D, H, W]
-        target = None if self.targets is None else self.targets[rows].to(self.device, torch.float32)
+        target = None if self.targets is None else self.targets(rows)
         views: list[Tensor] = []
         moved: Tensor | None = None
         for view in range(self.views):
