@@ -64,7 +64,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:  # type: ignore[type-arg]
+def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     """The array in `path`, or a new one of zeros (sparse on disk) if there is none of this shape."""
     if path.exists():
         try:
