@@ -34,7 +34,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
-
 from voxbench.datasets.base import Dataset, DatasetError, Item
 
 FORMAT = 1  # of the folder; a bank of another format is built anew
@@ -64,7 +63,7 @@ class VolumeBank:
     """Read access to a bank. Cheap to send to another process: it is opened again there."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the bank in `folder`; raises BankDamagedError where it is not whole (`check` has the content)."""
+        """Open the bank in `folder`; raises BankDamagedError where its files do not fit together."""
         self.folder = folder
         meta = _read_meta(folder)
         try:
@@ -107,14 +106,14 @@ class VolumeBank:
         """A short description of each volume, float32 [N, K]: rows of unit length, whose products are
         correlations.
 
-        Block means, standardised within each volume (so that gain and offset do not matter), less their mean
-        over the cohort (so that the anatomy all share does not count as likeness). A volume in which nothing is
-        left has a row of zeros.
+        Block means, standardised within each volume (so that gain and offset do not matter), less their
+        mean over the cohort (so that the anatomy all share does not count as likeness). A volume in which
+        nothing is left has a row of zeros.
         """
         return self._described(self._blocks)
 
     def near_duplicates(self, a: Sequence[int], b: Sequence[int], threshold: float = 0.98) -> tuple[Twin, ...]:
-        """Pairs of a row of `a` and another of `b` whose descriptors correlate above `threshold`, or mirrored."""
+        """Pairs of a row of `a` and another of `b` that correlate above `threshold`, as is or mirrored."""
         rows_b = np.asarray(b, dtype=np.int64)
         right = self.descriptors[rows_b]
         mirror = self._described(self._blocks[rows_b][:, :, ::-1])

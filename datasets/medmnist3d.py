@@ -1,17 +1,17 @@
 """The six 3D sets of MedMNIST v2/v3, at 28^3 or 64^3.
 
-Yang et al., "MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D biomedical image classification",
-Scientific Data 10:41 (2023); class names, sizes and MD5 sums are those of the `medmnist` package. A file
-``<name>.npz`` (28^3) or ``<name>_64.npz`` is looked for in the data root and checked by its MD5 before it is read;
-where it is missing it is downloaded through that package.
+Yang et al., "MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D biomedical image
+classification", Scientific Data 10:41 (2023); class names, sizes and MD5 sums are those of the `medmnist`
+package. A file ``<name>.npz`` (28^3) or ``<name>_64.npz`` is looked for in the data root and checked by its
+MD5 before it is read; where it is missing it is downloaded through that package.
 
 What the files do not say:
 
-- Patients. There are no patient ids, so one volume is taken for one patient. With ``split=cv`` volumes of one patient
-  (e.g. both adrenal glands) can lie on both sides of a fold, and scores are then too good: prefer the official
-  split, which the authors made with the patients known (stated for AdrenalMNIST3D: "on a patient level").
-- Axes. Neither the paper nor the package states an orientation; arrays are taken as they are. The left-right flip of
-  the augmentation is therefore a flip along the first axis, whatever that is.
+- Patients. There are no patient ids, so one volume is taken for one patient. With ``split=cv`` volumes of
+  one patient (e.g. both adrenal glands) can lie on both sides of a fold, and scores are then too good:
+  prefer the official split (of AdrenalMNIST3D the package says that it was made "on a patient level").
+- Axes. Neither the paper nor the package states an orientation; arrays are taken as they are. The left-right
+  flip of the augmentation is therefore a flip along the first axis, whatever that is.
 """
 
 from __future__ import annotations
