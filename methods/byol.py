@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
-from voxbench.methods.pairs import two_views
+from voxbench.methods.pairs import compare, two_views
 
 
 class BYOLOptions(Options):
@@ -73,11 +73,10 @@ class BYOL(Method):
     def loss(self, batch: Batch) -> Tensor:
         """2 - 2 cos (Grill et al., equation 2), averaged over both directions; in [0, 4]."""
         first, second = two_views(batch, self.name)
-        cosine: Tensor = 0.5 * (
-            self.criterion(self.predictor(self.embed(first)), self.target(second))
-            + self.criterion(self.predictor(self.embed(second)), self.target(first))
-        )
-        return 2.0 + 2.0 * cosine
+        negative_cosines = compare(
+            self.criterion, self.predictor(self.embed(first)), self.target(second)
+        ) + compare(self.criterion, self.predictor(self.embed(second)), self.target(first))
+        return 2.0 + negative_cosines
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, D, H, W] -> the online network's projections [B, out]."""

@@ -10,7 +10,7 @@ from lightly.models.modules.heads import SimCLRProjectionHead
 from pydantic import Field
 from torch import Tensor
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
-from voxbench.methods.pairs import two_views
+from voxbench.methods.pairs import compare, two_views
 
 
 class SimCLROptions(Options):
@@ -42,8 +42,7 @@ class SimCLR(Method):
     def loss(self, batch: Batch) -> Tensor:
         """NT-Xent over the 2B projections (Chen et al., equation 1)."""
         first, second = two_views(batch, self.name)
-        loss: Tensor = self.criterion(self.embed(first), self.embed(second))
-        return loss
+        return compare(self.criterion, self.embed(first), self.embed(second))
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, D, H, W] -> projections [B, out]."""

@@ -10,7 +10,7 @@ from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectio
 from pydantic import Field
 from torch import Tensor
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
-from voxbench.methods.pairs import two_views
+from voxbench.methods.pairs import compare, two_views
 
 
 class SimSiamOptions(Options):
@@ -45,11 +45,10 @@ class SimSiam(Method):
     def loss(self, batch: Batch) -> Tensor:
         """The symmetric negative cosine with stop-gradient (Chen and He, equation 4); in [-1, 1]."""
         first, second = (self.embed(view) for view in two_views(batch, self.name))
-        loss: Tensor = 0.5 * (
-            self.criterion(self.predictor(first), second.detach())
-            + self.criterion(self.predictor(second), first.detach())
+        return 0.5 * (
+            compare(self.criterion, self.predictor(first), second.detach())
+            + compare(self.criterion, self.predictor(second), first.detach())
         )
-        return loss
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, D, H, W] -> projections [B, out]."""
