@@ -1,4 +1,4 @@
-"""What the joint-embedding methods (BYOL, SimCLR, SimSiam) share: two views of enough volumes, compared exactly."""
+"""What the joint-embedding methods (BYOL, SimCLR, SimSiam) share: two views, compared in float32."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def two_views(batch: Batch, method: str) -> tuple[Tensor, Tensor]:
 
 
 def compare(criterion: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
-    """criterion(first, second) in float32 also under autocast: bfloat16 has too few digits for a cosine near 1."""
+    """criterion(first, second) in float32, under autocast too: bfloat16 has too few digits for a cosine."""
     with torch.autocast(first.device.type, enabled=False):
         return criterion(first.float(), second.float())

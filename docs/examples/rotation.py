@@ -1,4 +1,4 @@
-"""Which way up? Half-turns as a pretext task, after Gidaris et al., ICLR 2018 (RotNet), in 3D Taleb et al., NeurIPS 2020.
+"""Which way up? Half-turns as a pretext task: Gidaris et al., ICLR 2018; in 3D Taleb et al., NeurIPS 2020.
 
 bench run --methods supervised,docs/examples/rotation.py:Rotation
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
 
-# Half-turns about the three axes, and none: unlike quarter-turns they keep the shape of any volume [B, C, D, H, W].
+# None, and half-turns about the three axes: unlike quarter-turns they keep any shape [B, C, D, H, W].
 TURNS: tuple[tuple[int, ...], ...] = ((), (3, 4), (2, 4), (2, 3))
 
 
