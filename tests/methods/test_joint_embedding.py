@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
-
 from voxbench.methods.base import Batch, Method, MethodError
 from voxbench.methods.byol import BYOL, BYOLOptions
 from voxbench.methods.resnet import ResNet
@@ -120,7 +119,9 @@ def test_byol_target_moves_by_the_moving_average_alone_buffers_too(
     optimiser = torch.optim.SGD(method.parameters(), lr=0.1)
     method.loss(pair(volumes)).backward()
     optimiser.step()
-    for (target, online), start in zip(nets, before, strict=True):  # the step itself moved the online side only
+    for (target, online), start in zip(
+        nets, before, strict=True
+    ):  # the step itself moved the online side only
         assert all(torch.equal(v, start[k]) for k, v in target.state_dict().items())
         assert not torch.equal(next(online.parameters()), next(target.parameters()))
     assert not torch.equal(method.encoder.net.bn1.running_mean, before[0]["net.bn1.running_mean"])

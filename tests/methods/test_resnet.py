@@ -10,7 +10,6 @@ import torch
 from monai.networks.nets import resnet as monai_resnet
 from pydantic import ValidationError
 from torch import Tensor, nn
-
 from voxbench.methods.resnet import ResNet, ResNetOptions
 from voxbench.methods.sparse import masked_batch_norm
 
@@ -25,7 +24,9 @@ KINDS = [
     {"depth": 50, "max_pool": True, "stem_stride": 1},
     {"depth": 50},
 ]
-VISIBLE = torch.tensor([[1, 0, 0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1, 0, 1]], dtype=torch.bool).view(2, 1, 2, 2, 2)
+VISIBLE = torch.tensor([[1, 0, 0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1, 0, 1]], dtype=torch.bool).view(
+    2, 1, 2, 2, 2
+)
 
 
 def through_monai(net: monai_resnet.ResNet, x: Tensor) -> list[Tensor]:
@@ -114,7 +115,9 @@ def test_nothing_visible_depends_on_a_masked_voxel(
         for a, b in zip(one.pyramid(x, VISIBLE), one.pyramid(other, VISIBLE), strict=True):
             assert torch.equal(a, b)
             factor = a.shape[-1] // 2
-            here = VISIBLE.repeat_interleave(factor, 2).repeat_interleave(factor, 3).repeat_interleave(factor, 4)
+            here = (
+                VISIBLE.repeat_interleave(factor, 2).repeat_interleave(factor, 3).repeat_interleave(factor, 4)
+            )
             assert not a[~here.expand_as(a)].any()
             assert a[here.expand_as(a)].any()
 
@@ -193,7 +196,8 @@ def test_a_mask_of_the_wrong_size_is_refused(encoder: MakeEncoder) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"depth": 20}, {"widths": (1, 2, 3)}, {"widths": (0, 1, 2, 3)}, {"stem_kernel": 4}, {"width": 1}]
+    "wrong",
+    [{"depth": 20}, {"widths": (1, 2, 3)}, {"widths": (0, 1, 2, 3)}, {"stem_kernel": 4}, {"width": 1}],
 )
 def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
