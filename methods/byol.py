@@ -52,10 +52,8 @@ class BYOL(Method):
         for target in (self.target_encoder, self.target_projector):
             deactivate_requires_grad(target)
             for module in target.modules():
-                if isinstance(module, _BatchNorm):
-                    module.track_running_stats = (
-                        False  # normalise with the batch, but leave the buffers alone
-                    )
+                if isinstance(module, _BatchNorm):  # normalises with the batch, and leaves its buffers alone
+                    module.track_running_stats = False
 
     def stages(self) -> Sequence[Stage]:
         """One: joint embedding."""

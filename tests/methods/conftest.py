@@ -16,7 +16,7 @@ MakeEncoder = Callable[..., ResNet]
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_own_seed() -> Iterator[None]:
-    """Modules draw their initial values from the global generator: each test gets the same, and leaves no trace."""
+    """Modules draw initial values from the global generator: each test has its own, and leaves no trace."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
@@ -39,7 +39,7 @@ def volumes() -> MakeVolumes:
 
 @pytest.fixture
 def encoder() -> MakeEncoder:
-    """encoder(in_channels=1, **options) -> ResNet-10 of widths 4 to 32 and stride 16, or as the options say."""
+    """encoder(in_channels=1, **options) -> ResNet-10, widths 4 to 32, stride 16, or as options say."""
 
     def make(in_channels: int = 1, **options: object) -> ResNet:
         small: dict[str, object] = {

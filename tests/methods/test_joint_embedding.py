@@ -32,7 +32,7 @@ def cosines(a: Tensor, b: Tensor) -> npt.NDArray[np.float64]:
 
 
 def test_nt_xent_by_hand_for_four_vectors(encoder: MakeEncoder, volumes: Volumes) -> None:
-    """Two volumes, two views each, projected to (1, 0), (0, 1) and (0.6, 0.8), (0, 1): every cosine can be read off."""
+    """Two volumes, two views each, at (1, 0), (0, 1) and (0.6, 0.8), (0, 1): every cosine can be read off."""
     method = SimCLR(encoder(), SimCLROptions(temperature=0.5), SHAPE)
     by_view = iter([torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]])])
     method.embed = lambda x: next(by_view)  # type: ignore[method-assign]
@@ -74,7 +74,7 @@ def test_simsiam_loss_by_hand_and_its_stop_gradient(encoder: MakeEncoder, volume
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
     loss.backward()
-    # If only the predictor's branch carries gradient, it equals that of a loss whose other side is a constant.
+    # Gradient through the predictor's branch only: that of a loss whose other side is a constant.
     constants = [z.detach().clone() for z in projections]
     for z, own, other in zip(projections, constants, reversed(constants), strict=True):
         own.requires_grad_()
@@ -112,7 +112,7 @@ def test_byol_target_starts_as_the_online_network_and_gets_no_gradient(
 def test_byol_target_moves_by_the_moving_average_alone_buffers_too(
     encoder: MakeEncoder, volumes: Volumes, progress: float, momentum: float
 ) -> None:
-    """With a base of 0.9: momentum = 1 - 0.1 (cos(pi progress) + 1) / 2, so 0.925 after a third and 0.95 half-way."""
+    """With a base of 0.9: 1 - 0.1 (cos(pi progress) + 1) / 2, so 0.925 after a third and 0.95 half-way."""
     method = BYOL(encoder(), BYOLOptions(momentum=0.9), SHAPE)
     nets = ((method.target_encoder, method.encoder), (method.target_projector, method.projector))
     before = [{k: v.clone() for k, v in target.state_dict().items()} for target, _ in nets]
