@@ -16,8 +16,7 @@ from voxbench.methods.pairs import compare, two_views
 class SimSiamOptions(Options):
     """Heads are sized for small 3D encoders; Chen and He have 2048, 2048 and 512 (section 3).
 
-    The predictor keeps their shape of a bottleneck, a quarter of the projection (section 4.3 shows that it
-    matters).
+    The predictor keeps their shape of a bottleneck, a quarter of the projection.
     """
 
     hidden: int = Field(256, ge=1)

@@ -1,6 +1,6 @@
 """Which way up? Half-turns as a pretext task: Gidaris et al., ICLR 2018; in 3D Taleb et al., NeurIPS 2020.
 
-bench run --methods supervised,docs/examples/rotation.py:Rotation
+Run it with `bench run --methods supervised,docs/examples/rotation.py:Rotation`.
 """
 
 from collections.abc import Sequence

@@ -107,8 +107,10 @@ def test_the_six_of_the_benchmark_are_registered() -> None:
     assert {"residual", "byol", "simsiam", "simclr", "spark", "supervised"} <= set(_registered())
 
 
-def test_the_worked_example_is_short() -> None:
-    assert len((ROOT / "docs/examples/rotation.py").read_text().splitlines()) < 60
+def test_the_worked_example_is_short_and_is_the_one_in_the_docs() -> None:
+    example = (ROOT / "docs/examples/rotation.py").read_text()
+    assert len(example.splitlines()) < 60
+    assert f"```python\n{example}```" in (ROOT / "docs/adding-a-method.md").read_text()
 
 
 def test_names_itself(kind: type[Method]) -> None:
