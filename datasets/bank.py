@@ -34,6 +34,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
+
 from voxbench.datasets.base import Dataset, DatasetError, Item
 
 FORMAT = 1  # of the folder; a bank of another format is built anew

@@ -21,6 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
+
 from voxbench.datasets import nifti
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
-from voxbench.methods.pairs import two_views
+from voxbench.methods.pairs import compare, two_views
 
 
 class BYOLOptions(Options):
@@ -24,8 +24,8 @@ class BYOLOptions(Options):
 
     hidden: int = Field(256, ge=1)
     out: int = Field(128, ge=1)
-    # Grill et al. start at 0.996 for 1,000 epochs (section 3.3) and at 0.99 for the 300 epochs of their
-    # ablations; ours are short.
+    # 0.996 for 1,000 epochs (Grill et al., section 3.3); their published configuration has 0.99 for 100 and 300 and
+    # 0.97 for 40 epochs. Ours are short.
     momentum: float = Field(0.99, ge=0.0, le=1.0)
 
 
@@ -51,8 +51,13 @@ class BYOL(Method):
         for target in (self.target_encoder, self.target_projector):
             deactivate_requires_grad(target)
             for module in target.modules():
+<<<<<<< HEAD
                 if isinstance(module, _BatchNorm):
                     module.track_running_stats = False  # normalise with the batch, but leave the buffers alone
+=======
+                if isinstance(module, _BatchNorm):  # normalises with the batch, and leaves its buffers alone
+                    module.track_running_stats = False
+>>>>>>> methods
 
     def stages(self) -> Sequence[Stage]:
         """One: joint embedding."""
@@ -70,11 +75,10 @@ class BYOL(Method):
     def loss(self, batch: Batch) -> Tensor:
         """2 - 2 cos (Grill et al., equation 2), averaged over both directions; in [0, 4]."""
         first, second = two_views(batch, self.name)
-        cosine: Tensor = 0.5 * (
-            self.criterion(self.predictor(self.embed(first)), self.target(second))
-            + self.criterion(self.predictor(self.embed(second)), self.target(first))
-        )
-        return 2.0 + 2.0 * cosine
+        negative_cosines = compare(
+            self.criterion, self.predictor(self.embed(first)), self.target(second)
+        ) + compare(self.criterion, self.predictor(self.embed(second)), self.target(first))
+        return 2.0 + negative_cosines
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, D, H, W] -> the online network's projections [B, out]."""

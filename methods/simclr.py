@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
-from voxbench.methods.pairs import two_views
+from voxbench.methods.pairs import compare, two_views
 
 
 class SimCLROptions(Options):
@@ -43,8 +43,7 @@ class SimCLR(Method):
     def loss(self, batch: Batch) -> Tensor:
         """NT-Xent over the 2B projections (Chen et al., equation 1)."""
         first, second = two_views(batch, self.name)
-        loss: Tensor = self.criterion(self.embed(first), self.embed(second))
-        return loss
+        return compare(self.criterion, self.embed(first), self.embed(second))
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, D, H, W] -> projections [B, out]."""

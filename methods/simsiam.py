@@ -11,14 +11,13 @@ from pydantic import Field
 from torch import Tensor
 
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
-from voxbench.methods.pairs import two_views
+from voxbench.methods.pairs import compare, two_views
 
 
 class SimSiamOptions(Options):
     """Heads are sized for small 3D encoders; Chen and He have 2048, 2048 and 512 (section 3).
 
-    The predictor keeps their shape of a bottleneck, a quarter of the projection (section 4.3 shows that it
-    matters).
+    The predictor keeps their shape of a bottleneck, a quarter of the projection.
     """
 
     hidden: int = Field(256, ge=1)
@@ -46,11 +45,10 @@ class SimSiam(Method):
     def loss(self, batch: Batch) -> Tensor:
         """The symmetric negative cosine with stop-gradient (Chen and He, equation 4); in [-1, 1]."""
         first, second = (self.embed(view) for view in two_views(batch, self.name))
-        loss: Tensor = 0.5 * (
-            self.criterion(self.predictor(first), second.detach())
-            + self.criterion(self.predictor(second), first.detach())
+        return 0.5 * (
+            compare(self.criterion, self.predictor(first), second.detach())
+            + compare(self.criterion, self.predictor(second), first.detach())
         )
-        return loss
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, D, H, W] -> projections [B, out]."""

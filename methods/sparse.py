@@ -51,7 +51,8 @@ def masked_batch_norm(norm: nn.BatchNorm3d, x: Tensor, mask: Tensor) -> Tensor:
     if not norm.training:
         normed: Tensor = norm(x)
         return normed * mask.to(x.dtype)
-    values, over, channels = x.float(), (0, 2, 3, 4), (1, -1, 1, 1, 1)
+    values = x.to(torch.promote_types(x.dtype, torch.float32))  # sums in bfloat16 would lose digits
+    over, channels = (0, 2, 3, 4), (1, -1, 1, 1, 1)
     count = mask.sum()
     mean = (values * mask).sum(over) / count  # [C]
     centred = (values - mean.view(channels)) * mask

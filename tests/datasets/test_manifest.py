@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from pydantic import ValidationError
+
 from voxbench.datasets import nifti
 from voxbench.datasets.bank import open_bank
 from voxbench.datasets.base import DatasetError
@@ -115,9 +116,7 @@ def test_every_bad_file_is_listed_at_once(tmp_path: Path) -> None:
         image.header["sform_code"] = 1
         for row, key in enumerate(("srow_x", "srow_y", "srow_z")):
             image.header[key] = affine[row]
-        (tmp_path / name).write_bytes(
-            gzip.compress(image.header.binaryblock + bytes(4) + image.dataobj.tobytes())
-        )
+        (tmp_path / name).write_bytes(gzip.compress(image.header.binaryblock + bytes(4) + image.dataobj.tobytes()))
         bad[name] = (None, "the affine")
     lines += [f"{name},q{i},0" for i, name in enumerate(bad)] + ["sub/../v2.nii.gz,p9,1"]
     text = problems(table(tmp_path, lines))
