@@ -24,8 +24,8 @@ class BYOLOptions(Options):
 
     hidden: int = Field(256, ge=1)
     out: int = Field(128, ge=1)
-    # 0.996 for 1,000 epochs (Grill et al., section 3.3); their published configuration has 0.99 for 100 and 300 and
-    # 0.97 for 40 epochs. Ours are short.
+    # 0.996 for 1,000 epochs (Grill et al., section 3.3); their published configuration has 0.99 for 100 and
+    # 300 epochs and 0.97 for 40. Ours are short.
     momentum: float = Field(0.99, ge=0.0, le=1.0)
 
 
@@ -51,13 +51,8 @@ class BYOL(Method):
         for target in (self.target_encoder, self.target_projector):
             deactivate_requires_grad(target)
             for module in target.modules():
-<<<<<<< HEAD
-                if isinstance(module, _BatchNorm):
-                    module.track_running_stats = False  # normalise with the batch, but leave the buffers alone
-=======
                 if isinstance(module, _BatchNorm):  # normalises with the batch, and leaves its buffers alone
                     module.track_running_stats = False
->>>>>>> methods
 
     def stages(self) -> Sequence[Stage]:
         """One: joint embedding."""
@@ -75,9 +70,9 @@ class BYOL(Method):
     def loss(self, batch: Batch) -> Tensor:
         """2 - 2 cos (Grill et al., equation 2), averaged over both directions; in [0, 4]."""
         first, second = two_views(batch, self.name)
-        negative_cosines = compare(
-            self.criterion, self.predictor(self.embed(first)), self.target(second)
-        ) + compare(self.criterion, self.predictor(self.embed(second)), self.target(first))
+        negative_cosines = compare(self.criterion, self.predictor(self.embed(first)), self.target(second)) + compare(
+            self.criterion, self.predictor(self.embed(second)), self.target(first)
+        )
         return 2.0 + negative_cosines
 
     def embed(self, x: Tensor) -> Tensor:
