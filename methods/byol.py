@@ -23,8 +23,8 @@ class BYOLOptions(Options):
 
     hidden: int = Field(256, ge=1)
     out: int = Field(128, ge=1)
-    # 0.996 for 1,000 epochs (Grill et al., section 3.3); their published configuration has 0.99 for 100 and 300 and
-    # 0.97 for 40 epochs. Ours are short.
+    # 0.996 for 1,000 epochs (Grill et al., section 3.3); their published configuration has 0.99 for 100 and
+    # 300 epochs and 0.97 for 40. Ours are short.
     momentum: float = Field(0.99, ge=0.0, le=1.0)
 
 
