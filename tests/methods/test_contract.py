@@ -6,6 +6,7 @@ import importlib.util
 import random
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -76,9 +77,9 @@ def make_batch(stage: Stage, volumes: Tensor, seed: int = 0) -> Batch:
 def train(stage: Stage, volumes: Tensor, steps: int) -> list[float]:
     """The harness's loop in small: losses of AdamW steps on one fixed batch, then the stage's end."""
     optimiser = torch.optim.AdamW([p for p in stage.module.parameters() if p.requires_grad], lr=2e-3)
-    losses = []
+    batch, losses = make_batch(stage, volumes), []
     for step in range(steps):
-        loss = stage.loss(make_batch(stage, volumes))
+        loss = stage.loss(replace(batch, rng=torch.Generator().manual_seed(0)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
