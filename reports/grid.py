@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+
 from voxbench.reports.run_folder import Place, Row, RunFolder, Stage, Units
 from voxbench.reports.stats.average_precision import macro_average_precision, no_skill
 
@@ -71,9 +72,7 @@ class Grid:
         """The first method whose cells cost no pretraining: supervised from scratch. None where there is
         none."""
         for method in self.methods:
-            costs = [
-                cell.row.pretrain_seconds for f in self.fractions for cell in self.ok(method, f) if cell.row
-            ]
+            costs = [cell.row.pretrain_seconds for f in self.fractions for cell in self.ok(method, f) if cell.row]
             if costs and all(cost == 0 for cost in costs):
                 return method
         return None
@@ -133,9 +132,7 @@ def _cell(place: Place, row: Row | None, units: Units | None) -> Cell:
         return replace(cell, state="half-done", why="done, but predictions.csv has no usable scores of it")
     auprc = float(macro_average_precision(units.labels, units.scores)[0])
     if math.isnan(auprc):
-        return replace(
-            cell, state="undefined", why="its test part has one class only, so no AUPRC is defined"
-        )
+        return replace(cell, state="undefined", why="its test part has one class only, so no AUPRC is defined")
     return replace(cell, state="ok", auprc=auprc, why="")
 
 
@@ -178,11 +175,7 @@ def _replicates(config: Mapping[str, Any], rows: Mapping[Place, Row]) -> tuple[t
 def _orphans(run: RunFolder) -> list[str]:
     places = {row.place for row in run.rows if row.status == "ok"}
     count = sum(place not in places for place in run.units)
-    return (
-        [f"predictions.csv has scores of {count} cells that results.csv does not call ok: ignored"]
-        if count
-        else []
-    )
+    return [f"predictions.csv has scores of {count} cells that results.csv does not call ok: ignored"] if count else []
 
 
 def _disagreements(cells: Iterable[Cell]) -> list[str]:
@@ -196,6 +189,4 @@ def _disagreements(cells: Iterable[Cell]) -> list[str]:
     )
     if worst <= _TOLERANCE:
         return []
-    return [
-        f"results.csv and predictions.csv differ in AUPRC by up to {worst:.2g}: predictions.csv is used here"
-    ]
+    return [f"results.csv and predictions.csv differ in AUPRC by up to {worst:.2g}: predictions.csv is used here"]

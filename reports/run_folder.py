@@ -151,9 +151,7 @@ def _json(path: Path, *, needed: bool) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ReportError(
-            f"{path}: is no JSON ({error}); run the same `bench run` again to write it anew"
-        ) from error
+        raise ReportError(f"{path}: is no JSON ({error}); run the same `bench run` again to write it anew") from error
 
 
 def _yaml(path: Path) -> Mapping[str, Any]:
@@ -163,9 +161,7 @@ def _yaml(path: Path) -> Mapping[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = str(error).splitlines()[0]
-        raise ReportError(
-            f"{path}: is no YAML ({line}); run the same `bench run` again to write it anew"
-        ) from error
+        raise ReportError(f"{path}: is no YAML ({line}); run the same `bench run` again to write it anew") from error
     if not isinstance(content, dict):
         raise ReportError(f"{path}: holds no settings; run the same `bench run` again to write it anew")
     return content
@@ -175,9 +171,7 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ReportError(
-            f"{path}: is no CSV ({error}); run the same `bench run` again to write it anew"
-        ) from error
+        raise ReportError(f"{path}: is no CSV ({error}); run the same `bench run` again to write it anew") from error
     lacking = [column for column in columns if column not in table.columns]
     if lacking:
         raise ReportError(f"{path}: has no column {', '.join(lacking)}; see docs/run-folder.md")
@@ -197,32 +191,24 @@ def _number(text: object, path: Path, line: int, column: str) -> float:
 def _place(row: Mapping[str, Any], path: Path, line: int) -> Place:
     fraction, fold, seed = (_number(row[name], path, line, name) for name in ("fraction", "fold", "seed"))
     if not all(map(math.isfinite, (fraction, fold, seed))) or not row["method"]:
-        raise ReportError(
-            f"{path}: line {line}: method, fraction, fold and seed must all be there; is the file whole?"
-        )
+        raise ReportError(f"{path}: line {line}: method, fraction, fold and seed must all be there; is the file whole?")
     return Place(str(row["method"]), fraction, int(fold), int(seed))
 
 
 def _rows(path: Path) -> tuple[Row, ...]:
     if not path.is_file():
-        raise ReportError(
-            f"{path}: not found, no cell is done yet; run `bench run --out {path.parent}` first"
-        )
+        raise ReportError(f"{path}: not found, no cell is done yet; run `bench run --out {path.parent}` first")
     table = _table(path, ROW_COLUMNS)
     rows = [
         _row({str(name): value for name, value in record.items()}, path, line)
         for line, record in enumerate(table.to_dict("records"), start=2)
     ]
     if not rows:
-        raise ReportError(
-            f"{path}: has no rows, no cell is done yet; run `bench run --out {path.parent}` first"
-        )
+        raise ReportError(f"{path}: has no rows, no cell is done yet; run `bench run --out {path.parent}` first")
     seen: set[Place] = set()
     for line, row in enumerate(rows, start=2):
         if row.place in seen:
-            raise ReportError(
-                f"{path}: line {line}: {row.place} is there twice; one run has one result a cell"
-            )
+            raise ReportError(f"{path}: line {line}: {row.place} is there twice; one run has one result a cell")
         seen.add(row.place)
     return tuple(rows)
 
@@ -270,13 +256,9 @@ def _units(run: Path, rows: Sequence[Row], n_classes: int, remarks: list[str]) -
         place = _place({str(k): v for k, v in group.iloc[0].to_dict().items()}, path, line)
         units = _cell_units(group, columns, path, line)
         if len(set(units.volumes)) < len(units.volumes):
-            raise ReportError(
-                f"{path}: line {line}: {place} scores a unit twice; run the same `bench run` again"
-            )
+            raise ReportError(f"{path}: line {line}: {place} scores a unit twice; run the same `bench run` again")
         if n_classes and (units.labels.max() >= n_classes or units.labels.min() < 0):
-            raise ReportError(
-                f"{path}: line {line}: a label is not one of the {n_classes} classes of dataset.json"
-            )
+            raise ReportError(f"{path}: line {line}: a label is not one of the {n_classes} classes of dataset.json")
         if not np.isfinite(units.scores).all():
             remarks.append(f"{describe(place)}: scores are not finite, so the cell is left out")
             continue
@@ -336,9 +318,7 @@ def _stages(folder: Path, remarks: list[str]) -> Iterator[Stage]:
                 folder=path.parent,
             )
         except (KeyError, TypeError, ValueError) as error:
-            remarks.append(
-                f"stages/{path.parent.name}/stage.json: left out, {error!r} is missing or malformed"
-            )
+            remarks.append(f"stages/{path.parent.name}/stage.json: left out, {error!r} is missing or malformed")
 
 
 def describe(place: Place) -> str:

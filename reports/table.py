@@ -115,9 +115,9 @@ def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _terminal(entry: Entry) -> Text:
-    return Text(
-        entry.text.replace(" ± ", " ±"), style="bold" if entry.bold else "dim" if entry.faint else ""
-    ).append(entry.note)
+    return Text(entry.text.replace(" ± ", " ±"), style="bold" if entry.bold else "dim" if entry.faint else "").append(
+        entry.note
+    )
 
 
 _TEX = {

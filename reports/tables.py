@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
 from voxbench.reports.grid import Cell, Grid
 from voxbench.reports.run_folder import percent
 from voxbench.reports.stats.summary import summarise
@@ -118,9 +119,7 @@ def _mean_of(cells: Sequence[Cell], name: str) -> float:
 
 def devices(grid: Grid) -> tuple[str, ...]:
     """The devices that scored cells ran on."""
-    return tuple(
-        sorted({cell.row.device for cell in grid.scored if cell.row is not None and cell.row.device})
-    )
+    return tuple(sorted({cell.row.device for cell in grid.scored if cell.row is not None and cell.row.device}))
 
 
 def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list[str]:
@@ -142,9 +141,7 @@ def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list
     if troubled:
         states = [cell.state for cell in troubled]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        notes.append(
-            f"{INCOMPLETE} not all of its cells have a score ({counts} of {len(grid.cells)} cells in all)."
-        )
+        notes.append(f"{INCOMPLETE} not all of its cells have a score ({counts} of {len(grid.cells)} cells in all).")
     return notes
 
 

@@ -26,9 +26,7 @@ def average_precision(positive: Bools, scores: Floats, weights: Floats | None = 
     if weights is None:
         weights = np.ones((1, len(scores)))
     weight = weights[:, order]  # [B, n]
-    last = np.append(
-        np.flatnonzero(np.diff(scores[order])), len(scores) - 1
-    )  # the last unit of every group of ties
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # the last unit of every group of ties
     total = np.cumsum(weight, axis=1)[:, last]  # [B, groups] called positive so far
     true = np.cumsum(weight * ranked, axis=1)[:, last]  # [B, groups] and rightly so
     precision = np.divide(true, total, out=np.zeros_like(true), where=total > 0)
@@ -40,9 +38,7 @@ def average_precision(positive: Bools, scores: Floats, weights: Floats | None = 
     return result
 
 
-def macro_average_precision(
-    labels: npt.NDArray[np.int64], scores: Floats, weights: Floats | None = None
-) -> Floats:
+def macro_average_precision(labels: npt.NDArray[np.int64], scores: Floats, weights: Floats | None = None) -> Floats:
     """AP [B] as `average_precision`; with more than one column of scores the macro mean over classes,
     one-vs-rest.
 
@@ -51,9 +47,7 @@ def macro_average_precision(
     """
     if scores.shape[1] == 1:
         return average_precision(labels == 1, scores[:, 0], weights)
-    each = np.stack(
-        [average_precision(labels == c, scores[:, c], weights) for c in range(scores.shape[1])]
-    )  # [C, B]
+    each = np.stack([average_precision(labels == c, scores[:, c], weights) for c in range(scores.shape[1])])  # [C, B]
     there = ~np.isnan(each)
     count = there.sum(axis=0)
     summed = np.where(there, each, 0.0).sum(axis=0)

@@ -22,6 +22,4 @@ def summarise(values: Sequence[float]) -> Summary:
     """Of finite values; no value at all gives NaN and n = 0."""
     if not values:
         return Summary(math.nan, math.nan, 0)
-    return Summary(
-        float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan, len(values)
-    )
+    return Summary(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan, len(values))

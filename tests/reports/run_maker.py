@@ -112,15 +112,11 @@ class RunMaker:
         rank = np.argsort(np.argsort(tendency + rng.normal(size=self.patient.size)))
         edges = np.cumsum(self.shares) * self.patient.size
         self.label = np.searchsorted(edges, rank, side="right").clip(max=len(self.classes) - 1)
-        self.hardness = (
-            rng.normal(size=self.patient.size) * 0.5
-        )  # shared by all methods, so that they are correlated
+        self.hardness = rng.normal(size=self.patient.size) * 0.5  # shared by all methods, so that they are correlated
         self.finding = [FINDINGS[rng.integers(4)] if label else "normal" for label in self.label]
         self.fold = np.repeat(rng.permutation(self.patients) % self.folds, self.units_each)
 
-    def _cell(
-        self, path: Path, at: tuple[str, float, int, int], rows: list[Any], predictions: list[Any]
-    ) -> None:
+    def _cell(self, path: Path, at: tuple[str, float, int, int], rows: list[Any], predictions: list[Any]) -> None:
         method, fraction, fold, seed = at
         rng = np.random.default_rng([self.seed, seed, fold, int(1000 * fraction), *map(ord, method)])
         tested = np.flatnonzero(self.fold == fold)
@@ -189,15 +185,11 @@ class RunMaker:
             )
 
     def _scores(self, rng: np.random.Generator, method: str, fraction: float, tested: Any) -> Any:
-        skill = (
-            self.methods[method] + 0.6 * np.log10(fraction) * (1 if self.methods[method] > 0.9 else 1.3) + 0.3
-        )
+        skill = self.methods[method] + 0.6 * np.log10(fraction) * (1 if self.methods[method] > 0.9 else 1.3) + 0.3
         skill += 0.1 * rng.normal()
         labels = self.label[tested]
         if len(self.classes) == 2:
-            logit = (
-                skill * (labels - 0.5) * 1.3 + self.hardness[tested] * 2 + rng.normal(size=tested.size) * 0.9
-            )
+            logit = skill * (labels - 0.5) * 1.3 + self.hardness[tested] * 2 + rng.normal(size=tested.size) * 0.9
             return (1 / (1 + np.exp(-logit)))[:, None]
         logits = rng.normal(size=(tested.size, len(self.classes)))
         logits[np.arange(tested.size), labels] += skill

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
+
 from voxbench.reports.stats.average_precision import average_precision, macro_average_precision, no_skill
 
 
@@ -20,9 +21,7 @@ def test_equals_sklearn_with_ties_and_weights(units: list[tuple[bool, int, int]]
         if row[positive].sum() == 0 or row[~positive].sum() == 0:
             assert np.isnan(value)
         else:
-            assert value == pytest.approx(
-                average_precision_score(positive, scores, sample_weight=row), abs=1e-12
-            )
+            assert value == pytest.approx(average_precision_score(positive, scores, sample_weight=row), abs=1e-12)
 
 
 def test_a_weight_is_a_number_of_copies() -> None:
@@ -50,10 +49,6 @@ def test_macro_leaves_out_an_absent_class() -> None:
 
 def test_constant_scores_give_the_no_skill_value() -> None:
     labels = np.array([0, 1, 1, 0, 0])
-    assert macro_average_precision(labels, np.full((5, 1), 0.3))[0] == pytest.approx(
-        no_skill(labels, 1), abs=1e-15
-    )
+    assert macro_average_precision(labels, np.full((5, 1), 0.3))[0] == pytest.approx(no_skill(labels, 1), abs=1e-15)
     labels = np.array([0, 1, 2, 0])
-    assert macro_average_precision(labels, np.full((4, 3), 0.3))[0] == pytest.approx(
-        no_skill(labels, 3), abs=1e-15
-    )
+    assert macro_average_precision(labels, np.full((4, 3), 0.3))[0] == pytest.approx(no_skill(labels, 3), abs=1e-15)
