@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
 from voxbench.reports.grid import Cell, Grid
 from voxbench.reports.run_folder import Place
 from voxbench.reports.stats.average_precision import macro_average_precision
@@ -146,9 +147,7 @@ class Analysis:
 
 def analyse(grid: Grid, n_resamples: int = N_RESAMPLES, seed: int = SEED) -> Analysis:
     """All statistics of a grid. The same grid and seed give the same numbers."""
-    patients = tuple(
-        sorted({p for cell in grid.scored if cell.units is not None for p in cell.units.patients})
-    )
+    patients = tuple(sorted({p for cell in grid.scored if cell.units is not None for p in cell.units.patients}))
     weights = patient_weights(len(patients), n_resamples, np.random.default_rng(seed))
     draws = _draws(grid, patients, weights)
     left_out = _draws(grid, patients, leave_one_out_weights(len(patients)))
@@ -302,9 +301,7 @@ def _efficiency(grid: Grid, draws: Mapping[Place, Floats]) -> tuple[Efficiency, 
     baseline = grid.baseline
     if baseline is None:
         return ()
-    places = [
-        f for f in grid.fractions if grid.ok(baseline, f) and not math.isnan(_labels(grid, baseline, f))
-    ]
+    places = [f for f in grid.fractions if grid.ok(baseline, f) and not math.isnan(_labels(grid, baseline, f))]
     if len(places) < 2 or not grid.fractions or places[0] != grid.fractions[0]:
         return ()
     labels = np.array([_labels(grid, baseline, f) for f in places])
@@ -353,9 +350,7 @@ def _constant_scores(grid: Grid) -> list[str]:
     for cell in grid.scored:
         if cell.units is not None and np.ptp(cell.units.scores, axis=0).max() == 0:
             methods[cell.place.method] = methods.get(cell.place.method, 0) + 1
-    return [
-        f"{m}: {n} cells give every test unit the same score, no skill at all" for m, n in methods.items()
-    ]
+    return [f"{m}: {n} cells give every test unit the same score, no skill at all" for m, n in methods.items()]
 
 
 def _collapsed(grid: Grid) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from sklearn.metrics import f1_score, roc_auc_score
+
 from voxbench.reports.analysis import Analysis, Comparison, Efficiency
 from voxbench.reports.grid import Cell
 from voxbench.reports.run_folder import Units, percent
@@ -58,9 +59,7 @@ def interval_table(analysis: Analysis) -> Table:
                 entries.append(Entry("no score", faint=True))
             else:
                 best = rank == 1
-                entries.append(
-                    Entry(f"{rank}. {interval(estimate.mean, estimate.low, estimate.high)}", bold=best)
-                )
+                entries.append(Entry(f"{rank}. {interval(estimate.mean, estimate.low, estimate.high)}", bold=best))
         rows.append(tuple(entries))
     return Table(
         title=f"Rank, AUPRC and its 95 % interval on {grid.name}",
@@ -170,11 +169,7 @@ def recall_table(analysis: Analysis, fraction: float) -> Table | None:
 
 
 def _share(share: Share | None) -> Entry:
-    return (
-        Entry("–", faint=True)
-        if share is None
-        else Entry(interval(share.value, share.low, share.high, digits=2))
-    )
+    return Entry("–", faint=True) if share is None else Entry(interval(share.value, share.low, share.high, digits=2))
 
 
 def _recalls(analysis: Analysis, method: str, fraction: float) -> Mapping[str, Share]:
@@ -189,9 +184,7 @@ def _recalls(analysis: Analysis, method: str, fraction: float) -> Mapping[str, S
             if finding and label == 1:
                 found.setdefault(finding, []).append((bool(hit), int(patient)))
     return {
-        finding: weighted_share(
-            np.array([hit for hit, _ in hits]), np.array([p for _, p in hits]), analysis.weights
-        )
+        finding: weighted_share(np.array([hit for hit, _ in hits]), np.array([p for _, p in hits]), analysis.weights)
         for finding, hits in found.items()
     }
 

@@ -54,20 +54,13 @@ def _answer(analysis: Analysis, fraction: float) -> str:
     worse = [m for m in ranked if m not in analysis.tied[fraction]]
     lead = f"{best} has the highest mean, {_auprc(analysis, best, fraction)}"
     if len(ranked) == 1:
-        return (
-            f"{_with(fraction)}, only {best} has a score, {_auprc(analysis, best, fraction)}: "
-            f"nothing is compared."
-        )
+        return f"{_with(fraction)}, only {best} has a score, {_auprc(analysis, best, fraction)}: nothing is compared."
     if not tied:
         return (
-            f"{_with(fraction)}, {best} is separably better than {listed(worse)}: "
-            f"{_auprc(analysis, best, fraction)}."
+            f"{_with(fraction)}, {best} is separably better than {listed(worse)}: {_auprc(analysis, best, fraction)}."
         )
     if not worse:
-        return (
-            f"{_with(fraction)}, the methods are not separable: {lead}, but this run cannot tell it "
-            f"from the others."
-        )
+        return f"{_with(fraction)}, the methods are not separable: {lead}, but this run cannot tell it from the others."
     return (
         f"{_with(fraction)}, {lead}, but it is not separable from {listed(tied)}; "
         f"it is separably better than {listed(worse)}."
@@ -151,8 +144,7 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
         limits.append("The volumes are a phantom: nothing about patients follows from this.")
     if len(grid.replicates) == 1 and len(grid.methods) > 1:
         limits.append(
-            "One fold and one seed: how much another training would change is unknown, so nothing can "
-            "be separated."
+            "One fold and one seed: how much another training would change is unknown, so nothing can be separated."
         )
     low = _no_better_than_chance(analysis)
     if low:
@@ -161,9 +153,7 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
     if spent:
         limits.append(spent)
     if grid.troubled() and grid.scored:
-        limits.append(
-            f"Not every cell has a score: {_states(analysis)}; pairs are compared where both have one."
-        )
+        limits.append(f"Not every cell has a score: {_states(analysis)}; pairs are compared where both have one.")
     return tuple(limits)
 
 

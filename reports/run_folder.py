@@ -88,6 +88,8 @@ class Stage:
     collapse: float | None
     collapsed: bool
     seconds: float
+    localisation: float  # mean voxel AUPRC of what the stage shows against the lesion; NaN where not known
+    localisation_chance: float
     error: str
     folder: Path
 
@@ -313,12 +315,18 @@ def _stages(folder: Path, remarks: list[str]) -> Iterator[Stage]:
                 curve=tuple(record.get("curve") or ()),
                 collapse=None if collapse is None else float(collapse),
                 collapsed=bool(record.get("collapsed")),
-                seconds=float(record.get("seconds") or math.nan),
+                seconds=_or_nan(record.get("seconds")),
+                localisation=_or_nan(record.get("localisation")),
+                localisation_chance=_or_nan(record.get("localisation_chance")),
                 error=str(record.get("error") or ""),
                 folder=path.parent,
             )
         except (KeyError, TypeError, ValueError) as error:
             remarks.append(f"stages/{path.parent.name}/stage.json: left out, {error!r} is missing or malformed")
+
+
+def _or_nan(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def describe(place: Place) -> str:

@@ -24,9 +24,7 @@ ELSEWHERE = "§"
 PUBLISHED = {"residual": 0.79, "byol": 0.75, "spark": 0.75, "simsiam": 0.74, "simclr": 0.73}
 
 
-def main_table(
-    grid: Grid, tied: Mapping[float, frozenset[str]] | None = None, *, reference: bool = False
-) -> Table:
+def main_table(grid: Grid, tied: Mapping[float, frozenset[str]] | None = None, *, reference: bool = False) -> Table:
     """Methods x fractions: AUPRC, mean ± standard deviation over folds x seeds, with what each method spent.
 
     `tied` names, for every fraction, the methods that the data cannot separate from the best one.

@@ -40,11 +40,10 @@ def reliability(positive: npt.NDArray[np.bool_], scores: Floats, n_bins: int = 1
 
 
 def brier(labels: npt.NDArray[np.int64], scores: Floats) -> float:
-    """Mean squared error of the probability (Brier, Monthly Weather Review 1950); macro, one-vs-rest, over
-    classes.
+    """Mean squared error of the probabilities (Brier, Monthly Weather Review 1950).
 
-    `labels` [n], `scores` [n, 1] or [n, classes]. The two-class value is that of the positive class alone.
+    `labels` [n], `scores` [n, 1] (of the positive class alone) or [n, classes] (summed over classes).
     """
-    columns = range(scores.shape[1])
-    positives = [labels == 1] if scores.shape[1] == 1 else [labels == c for c in columns]
-    return float(np.mean([np.mean((scores[:, c] - positives[c]) ** 2) for c in columns]))
+    if scores.shape[1] == 1:
+        return float(np.mean((scores[:, 0] - (labels == 1)) ** 2))
+    return float(np.mean(((scores - np.eye(scores.shape[1])[labels]) ** 2).sum(axis=1)))

@@ -41,9 +41,7 @@ def rank_test(scores: Floats, alpha: float = 0.05) -> RankTest:
     n, k = scores.shape
     each = np.stack([rankdata(-row) for row in scores])  # [N, k]
     ranks = each.mean(axis=0)
-    tied = sum(
-        int((counts**3 - counts).sum()) for counts in (np.unique(row, return_counts=True)[1] for row in each)
-    )
+    tied = sum(int((counts**3 - counts).sum()) for counts in (np.unique(row, return_counts=True)[1] for row in each))
     correction = 1 - tied / (n * k * (k**2 - 1))
     chi2 = 12 * n / (k * (k + 1)) * (float((ranks**2).sum()) - k * (k + 1) ** 2 / 4)
     chi2 = chi2 / correction if correction > 0 else 0.0  # all tied everywhere: nothing differs

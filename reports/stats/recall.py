@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from voxbench.reports.stats.bootstrap import percentile_interval
 
 Floats = npt.NDArray[np.float64]

@@ -9,6 +9,7 @@ import scipy.stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 from statsmodels.stats.multitest import multipletests
+
 from voxbench.reports.stats.average_precision import average_precision
 from voxbench.reports.stats.bootstrap import bca, leave_one_out_weights, patient_weights, percentile_interval
 from voxbench.reports.stats.calibration import brier, reliability
@@ -159,9 +160,7 @@ def test_ranks_equal_the_published_example() -> None:
     assert uncorrected == pytest.approx(9.28, abs=5e-3)
 
 
-@pytest.mark.parametrize(
-    ("k", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (10, 3.164)]
-)
+@pytest.mark.parametrize(("k", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (10, 3.164)])
 def test_critical_values_equal_the_published_table(k: int, q: float) -> None:
     scores = np.random.default_rng(0).random((6, k))  # with N = 6 blocks CD = q sqrt(k (k + 1) / 36)
     assert rank_test(scores).critical_difference / math.sqrt(k * (k + 1) / 36) == pytest.approx(q, abs=1e-3)
@@ -193,15 +192,11 @@ def test_calibration_equals_sklearn() -> None:
     observed, predicted = calibration_curve(positive, scores, n_bins=10, strategy="quantile")
     assert ours.observed == pytest.approx(observed)
     assert ours.predicted == pytest.approx(predicted)
-    by_hand = sum(
-        c / 500 * abs(o - p) for c, o, p in zip(ours.counts, ours.observed, ours.predicted, strict=True)
-    )
+    by_hand = sum(c / 500 * abs(o - p) for c, o, p in zip(ours.counts, ours.observed, ours.predicted, strict=True))
     assert ours.expected_error == pytest.approx(by_hand)
-    assert brier(positive.astype(np.int64), scores[:, None]) == pytest.approx(
-        brier_score_loss(positive, scores)
-    )
+    assert brier(positive.astype(np.int64), scores[:, None]) == pytest.approx(brier_score_loss(positive, scores))
     labels, three = rng.integers(0, 3, 60), rng.dirichlet(np.ones(3), 60)
-    assert brier(labels, three) == pytest.approx(((np.eye(3)[labels] - three) ** 2).mean())
+    assert brier(labels, three) == pytest.approx(((np.eye(3)[labels] - three) ** 2).sum(axis=1).mean())
 
 
 def test_constant_scores_make_one_bin() -> None:
