@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.metrics import f1_score, roc_auc_score
 
 from voxbench.reports.analysis import Analysis, Comparison, Efficiency
 from voxbench.reports.grid import Cell
 from voxbench.reports.run_folder import Units, percent
-from voxbench.reports.stats.calibration import brier
+from voxbench.reports.stats.classification import classification
 from voxbench.reports.stats.recall import Share, weighted_share
 from voxbench.reports.table import Entry, Table, csv_text
 from voxbench.reports.words import interval, p_value, signed
@@ -58,8 +57,7 @@ def interval_table(analysis: Analysis) -> Table:
             if rank is None:
                 entries.append(Entry("no score", faint=True))
             else:
-                best = rank == 1
-                entries.append(Entry(f"{rank}. {interval(estimate.mean, estimate.low, estimate.high)}", bold=best))
+                entries.append(Entry(f"{rank}. {interval(estimate.mean, estimate.low, estimate.high)}"))
         rows.append(tuple(entries))
     return Table(
         title=f"Rank, AUPRC and its 95 % interval on {grid.name}",
@@ -196,44 +194,24 @@ def _binary(cell: Cell) -> Units | None:
 def secondary_table(analysis: Analysis, fraction: float) -> Table:
     """AUROC, Brier score and, where thresholds are known, balanced accuracy and F1: means over folds x
     seeds."""
-    names = ("AUROC", "Balanced accuracy", "F1", "Brier")
+    names = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy", "f1": "F1", "brier": "Brier"}
     rows = []
     for method in analysis.grid.methods:
-        cells = [secondary_metrics(cell.units) for cell in analysis.grid.ok(method, fraction) if cell.units]
+        cells = [
+            vars(classification(cell.units.labels, cell.units.scores, cell.units.thresholds))
+            for cell in analysis.grid.ok(method, fraction)
+            if cell.units
+        ]
         if cells:
             columns = [[cell[name] for cell in cells if not math.isnan(cell[name])] for name in names]
             texts = [f"{np.mean(values):.3f}" if values else "–" for values in columns]
             rows.append((Entry(method), *map(Entry, texts)))
     return Table(
         title=f"Other metrics at {percent(fraction)} of the labels",
-        columns=("Method", *names),
+        columns=("Method", *names.values()),
         rows=tuple(rows),
         notes=("Means over folds and seeds, thresholds chosen on validation. Brier: lower is better.",),
     )
-
-
-def secondary_metrics(units: Units) -> dict[str, float]:
-    """Of one cell whose test part has two classes or more; NaN where a threshold is not known.
-
-    Multi-class: macro, one-vs-rest; the class called is that of the highest score.
-    """
-    labels, scores = units.labels, units.scores
-    classes = np.unique(labels)
-    if scores.shape[1] == 1:
-        auroc = roc_auc_score(labels, scores[:, 0])
-        called = (scores[:, 0] >= units.thresholds).astype(np.int64)
-        known, average = not np.isnan(units.thresholds).any(), "binary"
-    else:
-        auroc = np.mean([roc_auc_score(labels == c, scores[:, c]) for c in classes])
-        called = scores.argmax(axis=1)
-        known, average = True, "macro"
-    recalls = [np.mean(called[labels == c] == c) for c in classes]
-    return {
-        "AUROC": float(auroc),
-        "Balanced accuracy": float(np.mean(recalls)) if known else math.nan,
-        "F1": float(f1_score(labels, called, average=average, zero_division=0.0)) if known else math.nan,
-        "Brier": brier(labels, scores),
-    }
 
 
 def estimates_csv(analyses: Sequence[Analysis]) -> str:

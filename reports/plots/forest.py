@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from matplotlib.ticker import MaxNLocator
+
 from voxbench.reports.analysis import Analysis
 from voxbench.reports.plots.style import INK, Plot, canvas, finish, method_styles, tidy
 from voxbench.reports.run_folder import percent
@@ -20,7 +22,7 @@ def forest(analysis: Analysis) -> list[Plot]:
         if not pairs:
             continue
         styles = method_styles(grid.methods, grid.baseline)
-        with canvas(3.9, 1.1 + 0.32 * len(pairs)) as (figure, axes):
+        with canvas(3.1, 1.0 + 0.28 * len(pairs)) as (figure, axes):
             axes.axvline(0, color=INK, linewidth=0.9)
             for row, one in enumerate(pairs):
                 style = styles[one.first]
@@ -30,6 +32,7 @@ def forest(analysis: Analysis) -> list[Plot]:
             axes.set_yticks(range(len(pairs)), [one.first for one in pairs])
             axes.set_ylim(len(pairs) - 0.4, -0.6)
             axes.set_xlabel(f"AUPRC minus that of {against}")
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.set_title(f"{percent(fraction)} of the labels")
             tidy(axes, "x")
             axes.tick_params(axis="y", length=0)

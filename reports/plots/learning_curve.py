@@ -16,7 +16,7 @@ def learning_curve(analysis: Analysis) -> Plot:
     """Means with their 95 % intervals; methods stand side by side at a fraction so that intervals do not overlap."""
     grid = analysis.grid
     styles = method_styles(grid.methods, grid.baseline)
-    with canvas(5.2, 3.6) as (figure, axes):
+    with canvas(4.9, 3.5) as (figure, axes):
         for i, (method, style) in enumerate(styles.items()):
             nudge = 1.035 ** (i - (len(styles) - 1) / 2)
             known = [(f, analysis.estimates[method, f]) for f in grid.fractions if analysis.ranks[f].get(method)]
@@ -45,6 +45,7 @@ def learning_curve(analysis: Analysis) -> Plot:
         axes.set_xticks(grid.fractions, [percent(f) for f in grid.fractions])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set(xlabel="labels used for training", ylabel="AUPRC")
+        axes.set_title("Labels against AUPRC")
         tidy(axes)
         figure.legend(loc="outside lower center", ncols=4)
         return finish(

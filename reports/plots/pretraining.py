@@ -26,7 +26,7 @@ def _plot(analysis: Analysis, method: str, name: str, stages: Sequence[Stage]) -
     style = method_styles(analysis.grid.methods, analysis.grid.baseline)[method]
     watched = any(_series(stage, "collapse")[0] for stage in stages)
     height = {"height_ratios": [1.6, 1]} if watched else {}
-    with canvas(3.1, 2.7 if watched else 2.1, nrows=2 if watched else 1, sharex=True, **height) as (figure, axes):
+    with canvas(3.1, 2.6 if watched else 2.0, nrows=2 if watched else 1, sharex=True, **height) as (figure, axes):
         loss, collapse = axes if watched else (axes, None)
         for stage in stages:
             loss.plot(*_series(stage, "loss"), color=style.color, linewidth=1.1, alpha=0.75)

@@ -57,7 +57,7 @@ def canvas(width: float = 4.6, height: float = 3.3, **grid: Any) -> Iterator[tup
     """A figure of `width` x `height` inches and its axes, in the report's style; no global state is left changed."""
     look: Any = sns.axes_style("ticks") | {
         "font.family": "DejaVu Sans",
-        "font.size": 9,
+        "font.size": 8.5,
         "axes.titlesize": 9.5,
         "axes.titlelocation": "left",
         "axes.labelsize": 9,
@@ -68,7 +68,7 @@ def canvas(width: float = 4.6, height: float = 3.3, **grid: Any) -> Iterator[tup
         "ytick.color": INK,
         "xtick.labelsize": 8.5,
         "ytick.labelsize": 8.5,
-        "legend.fontsize": 8.5,
+        "legend.fontsize": 8,
         "legend.frameon": False,
         "grid.color": "#e6e6e6",
         "svg.hashsalt": "voxbench",
@@ -90,5 +90,6 @@ def finish(figure: Figure, name: str, title: str, alt: str) -> Plot:
     """Draw it; equal figures give equal bytes. To be called inside `canvas`."""
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")  # laid out already
     figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
     return Plot(name=name, title=title, alt=alt, svg=svg.getvalue(), png=png.getvalue())

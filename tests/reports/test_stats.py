@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import scipy.stats
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss
+from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from voxbench.reports.stats.average_precision import average_precision
 from voxbench.reports.stats.bootstrap import bca, leave_one_out_weights, patient_weights, percentile_interval
 from voxbench.reports.stats.calibration import brier, reliability
+from voxbench.reports.stats.classification import classification
 from voxbench.reports.stats.holm import holm
 from voxbench.reports.stats.improvement import probability_of_improvement
 from voxbench.reports.stats.label_efficiency import labels_to_reach
@@ -219,3 +220,18 @@ def test_resamples_keep_the_number_of_patients() -> None:
     weights = patient_weights(17, 50, np.random.default_rng(0))
     assert (weights.sum(axis=1) == 17).all()
     assert all((a != b).any() for a, b in pairwise(weights))
+
+
+def test_classification_equals_sklearn() -> None:
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 2, 80), np.round(rng.random(80), 1)
+    ours, called = classification(labels, scores[:, None], np.full(80, 0.4)), scores >= 0.4
+    assert ours.auroc == pytest.approx(roc_auc_score(labels, scores))
+    assert ours.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, called))
+    assert ours.f1 == pytest.approx(f1_score(labels, called))
+    assert math.isnan(classification(labels, scores[:, None], np.full(80, math.nan)).f1)
+    labels, three = rng.integers(0, 3, 80), rng.dirichlet(np.ones(3), 80)
+    ours, called = classification(labels, three, np.full(80, math.nan)), three.argmax(axis=1)
+    assert ours.auroc == pytest.approx(roc_auc_score(np.eye(3)[labels], three, average="macro"))
+    assert ours.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, called))
+    assert ours.f1 == pytest.approx(f1_score(labels, called, average="macro"))
