@@ -98,7 +98,7 @@ def build_grid(run: RunFolder) -> Grid:
     """The grid of a run: what config.yaml plans and results.csv has, each cell with its state."""
     rows = {row.place: row for row in run.rows}
     methods = _ordered(_planned_methods(run.config), (row.place.method for row in run.rows))
-    fractions = tuple(sorted({*_planned_numbers(run.config, "fractions"), *(p.fraction for p in rows)}))
+    fractions = tuple(sorted({*_planned(run.config, "fractions"), *(p.fraction for p in rows)}))
     replicates = _replicates(run.config, rows)
     remarks = list(run.remarks)
     cells: dict[Place, Cell] = {}
@@ -137,22 +137,14 @@ def _cell(place: Place, row: Row | None, units: Units | None) -> Cell:
 
 
 def _planned_methods(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names from config.yaml's `methods`, where it is a list; a method given as file.py:Class is known by
-    its rows."""
-    planned = config.get("methods", ())
-    if not isinstance(planned, list | tuple):
-        return ()
-    return tuple(name for name in planned if isinstance(name, str) and ":" not in name)
+    """Names of the methods that config.yaml plans: its `methods` maps them to their options."""
+    return tuple(str(name) for name in config.get("methods") or ())
 
 
-def _planned_numbers(config: Mapping[str, Any], key: str) -> tuple[float, ...]:
-    """Numbers from config.yaml: a list of them, or a count n that stands for 0 .. n - 1."""
-    planned = config.get(key, ())
-    if isinstance(planned, int) and not isinstance(planned, bool):
-        return tuple(float(number) for number in range(planned))
-    if not isinstance(planned, list | tuple):
-        return ()
-    return tuple(float(number) for number in planned if isinstance(number, int | float))
+def _planned(config: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    """Numbers of config.yaml's `protocol`: a list of them, or a count n that stands for 0 .. n - 1."""
+    planned = (config.get("protocol") or {}).get(key, ())
+    return tuple(map(float, range(planned) if isinstance(planned, int) else planned))
 
 
 def _ordered(planned: Sequence[str], found: Iterable[str]) -> tuple[str, ...]:
@@ -167,8 +159,8 @@ def _replicates(config: Mapping[str, Any], rows: Mapping[Place, Row]) -> tuple[t
     folds = {fold for fold, _ in found}
     seeds = {seed for _, seed in found}
     if len(folds) > 1 or folds != {0}:
-        folds |= {int(fold) for fold in _planned_numbers(config, "folds")}
-    seeds |= {int(seed) for seed in _planned_numbers(config, "seeds")}
+        folds |= {int(fold) for fold in _planned(config, "folds")}
+    seeds |= {int(seed) for seed in _planned(config, "seeds")}
     return tuple(sorted((fold, seed) for fold in folds for seed in seeds))
 
 

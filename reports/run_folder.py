@@ -88,6 +88,8 @@ class Stage:
     collapse: float | None
     collapsed: bool
     seconds: float
+    localisation: float  # mean voxel AUPRC of what the stage shows against the lesion; NaN where not known
+    localisation_chance: float
     error: str
     folder: Path
 
@@ -249,6 +251,9 @@ def _units(run: Path, rows: Sequence[Row], n_classes: int, remarks: list[str]) -
     lacking = [name for name in columns if name not in table.columns]
     if lacking:
         raise ReportError(f"{path}: has no column {', '.join(lacking)}; see docs/run-folder.md")
+    for name in ("label", "threshold", *columns):
+        if name in table:
+            table[name] = _column(table[name], path)
     keys = {row.place: row.key for row in rows}
     found: dict[Place, Units] = {}
     for _, group in table.groupby(list(PLACE), sort=False):
@@ -266,13 +271,22 @@ def _units(run: Path, rows: Sequence[Row], n_classes: int, remarks: list[str]) -
     return found
 
 
+def _column(texts: pd.Series[str], path: Path) -> pd.Series[float]:
+    """A column as numbers; empty and "nan" are NaN. Raises ReportError at the first text that is no number."""
+    texts = texts.str.strip()
+    values = pd.to_numeric(texts, errors="coerce")
+    wrong = values.isna() & ~texts.str.lower().isin(["", "nan"])
+    if wrong.any():
+        line = int(np.flatnonzero(wrong.to_numpy())[0])
+        raise ReportError(
+            f"{path}: line {line + 2}: {texts.name} is {texts.iloc[line]!r}, not a number; is the file whole?"
+        )
+    return values
+
+
 def _cell_units(group: pd.DataFrame, columns: Sequence[str], path: Path, line: int) -> Units:
     def numbers(name: str) -> Floats:
-        values = pd.to_numeric(group[name].str.strip(), errors="coerce").to_numpy(dtype=np.float64)
-        written = group[name].str.strip().str.lower().isin(["", "nan", "inf", "-inf"]).to_numpy()
-        if (np.isnan(values) & ~written).any():
-            raise ReportError(f"{path}: from line {line}: {name} is not a number; is the file whole?")
-        return values
+        return group[name].to_numpy(dtype=np.float64)
 
     labels = numbers("label")
     if not np.isfinite(labels).all():
@@ -313,12 +327,18 @@ def _stages(folder: Path, remarks: list[str]) -> Iterator[Stage]:
                 curve=tuple(record.get("curve") or ()),
                 collapse=None if collapse is None else float(collapse),
                 collapsed=bool(record.get("collapsed")),
-                seconds=float(record.get("seconds") or math.nan),
+                seconds=_or_nan(record.get("seconds")),
+                localisation=_or_nan(record.get("localisation")),
+                localisation_chance=_or_nan(record.get("localisation_chance")),
                 error=str(record.get("error") or ""),
                 folder=path.parent,
             )
         except (KeyError, TypeError, ValueError) as error:
             remarks.append(f"stages/{path.parent.name}/stage.json: left out, {error!r} is missing or malformed")
+
+
+def _or_nan(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def describe(place: Place) -> str:

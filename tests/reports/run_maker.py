@@ -234,6 +234,7 @@ class RunMaker:
                 "seen": [],
                 "error": None,
                 "traceback": None,
+                **({"localisation": 0.31, "localisation_chance": 0.04} if method == "residual" else {}),
             },
         )
         if method in ("residual", "spark"):
@@ -241,14 +242,18 @@ class RunMaker:
 
     def _documents(self, path: Path) -> None:
         config = {
-            "dataset": {"name": self.dataset},
-            "methods": list(self.methods),
-            "fractions": list(self.fractions),
-            "folds": self.folds,
-            "seeds": list(self.seeds),
-            "protocol": self.protocol,
-            "encoder": {"name": "resnet", "depth": 10},
-            "train": {"steps": 400, "batch": 16},
+            "dataset": {"name": self.dataset, "source": None},
+            "encoder": {"name": "resnet", "source": None, "depth": 10},
+            "methods": {name: {} for name in self.methods},
+            "protocol": {
+                "name": self.protocol,
+                "folds": self.folds,
+                "seeds": list(self.seeds),
+                "fractions": list(self.fractions),
+                "val_share": 0.2,
+            },
+            "pretrain": {"optimizer": "adamw", "lr": 0.001, "batch": 16, "volumes": 6400},
+            "finetune": {"optimizer": "adamw", "lr": 0.001, "batch": 16, "epochs": 20},
         }
         (path / "config.yaml").write_text(yaml.safe_dump(config | dict(self.extra_config), sort_keys=False))
         _write_json(
@@ -278,19 +283,13 @@ class RunMaker:
         _write_json(
             path / "audit.json",
             {
-                "passed": True,
+                "outcome": "clean",
                 "checks": [
-                    {
-                        "check": "no test volume in any pretraining stage",
-                        "on": "5 stages, 300 volumes",
-                        "outcome": "passed",
-                    },
-                    {
-                        "check": "no test patient in training or selection",
-                        "on": "54 cells",
-                        "outcome": "passed",
-                    },
+                    {"what": "no test patient in training, selection or pretraining", "comparisons": 54},
+                    {"what": "no copy of a test volume", "comparisons": 54},
                 ],
+                "findings": [],
+                "warnings": [],
             },
         )
 
