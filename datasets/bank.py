@@ -72,13 +72,14 @@ class VolumeBank:
             self.items: tuple[Item, ...] = tuple(Item(**item) for item in meta["items"])
             self.hashes: tuple[str, ...] = tuple(meta["hashes"])
             self.shape: tuple[int, int, int, int] = tuple(meta["shape"])
+            storage = np.dtype(meta["storage"])
             self._checksums: dict[str, int] = meta["checksums"]
             self._volumes: Array = np.load(folder / "volumes.npy", mmap_mode="r", allow_pickle=False)
             self._blocks: Array = np.load(folder / "blocks.npy", allow_pickle=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BankDamagedError(f"{folder}: {error}") from error
         expected = (len(self.items), *self.shape)
-        if self._volumes.shape != expected or self._volumes.dtype != np.dtype(meta["storage"]):
+        if self._volumes.shape != expected or self._volumes.dtype != storage:
             raise BankDamagedError(f"{folder}: volumes {self._volumes.shape} of {self._volumes.dtype}")
         if len(self.hashes) != len(self.items) or len(self._blocks) != len(self.items):
             raise BankDamagedError(f"{folder}: {len(self.items)} items, {len(self.hashes)} hashes")

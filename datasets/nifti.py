@@ -111,8 +111,8 @@ def to_cube(
 ) -> Float:
     """Resample [D, H, W] to [size, size, size], linear in between and averaging where it shrinks.
 
-    "resize" stretches each axis to the cube. "pad" keeps proportions: voxels of `target_spacing` mm (None: such
-    that the longest side just fits), centred; what lies beyond is cut, and what is missing is 0.
+    "resize" stretches each axis to the cube. "pad" keeps proportions: voxels of `target_spacing` mm (None:
+    such that the longest side just fits), centred; what lies beyond is cut, and what is missing is 0.
     """
     lengths = [n * mm for n, mm in zip(data.shape, spacing, strict=True)]
     isotropic = target_spacing if target_spacing is not None else max(lengths) / size
