@@ -96,9 +96,7 @@ def draw_anatomy(patient: np.random.Generator, side: np.random.Generator) -> Ana
     signal = {name: max(mean + sd * patient.normal(), 0.01) for name, (mean, sd) in SIGNAL.items()}
     own = {name: side.normal() for name in SHAPE}
     shape = {
-        name: mean
-        + between * float(np.clip(common[name], -2.2, 2.2))
-        + within * float(np.clip(own[name], -2.2, 2.2))
+        name: mean + between * float(np.clip(common[name], -2.2, 2.2)) + within * float(np.clip(own[name], -2.2, 2.2))
         for name, (mean, between, within) in SHAPE.items()
     }
     shared, alone = (_waves(rng, WAVES // 2) for rng in (patient, side))
@@ -110,9 +108,7 @@ def _waves(rng: np.random.Generator, count: int) -> Array:
     direction = rng.normal(size=(count, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     number = 2 * np.pi / rng.uniform(14, 45, size=(count, 1))
-    return np.concatenate([direction * number, rng.uniform(0, 2 * np.pi, (count, 1))], axis=1).astype(
-        np.float32
-    )
+    return np.concatenate([direction * number, rng.uniform(0, 2 * np.pi, (count, 1))], axis=1).astype(np.float32)
 
 
 def soft(distance: Array, voxel: float) -> Array:
@@ -176,9 +172,7 @@ def _cavity(anatomy: Anatomy, grid: Sequence[Array]) -> Array:
     x, y, z = grid
     walls = [
         x + 0.06 * z - s["medial"],
-        z
-        - s["roof_slope"] * (x + 0.6 * y)
-        - s["roof"],  # the orbit's floor falls towards the face and the side
+        z - s["roof_slope"] * (x + 0.6 * y) - s["roof"],  # the orbit's floor falls towards the face and the side
         -z - 0.1 * x - s["floor"],
         0.83 * y - 0.55 * x + 0.05 * z - s["anterior"],
         -0.70 * x - 0.71 * y + 0.1 * z - s["posterior"],
@@ -272,9 +266,7 @@ def _paint_nose(canvas: Canvas, anatomy: Anatomy, grid: Sequence[Array], waves: 
         canvas.paint(ellipsoid(grid, (wall + 4.8, -4.0, 5.5), (s["concha"], 5.0, 2.8)), t["air"])
 
 
-def _paint_sinus(
-    canvas: Canvas, anatomy: Anatomy, grid: Sequence[Array], cavity: Array, texture: Array
-) -> Array:
+def _paint_sinus(canvas: Canvas, anatomy: Anatomy, grid: Sequence[Array], cavity: Array, texture: Array) -> Array:
     """Bone shell, mucosa, and air with or without a bony plate in it; returns the share of air, [D, H, W]."""
     s, t = anatomy.shape, anatomy.signal
     canvas.paint(cavity - max(s["bone"], 0.7), t["bone"])

@@ -104,9 +104,7 @@ def _polyp(
     return Lesion(share, rng.uniform(0.5, 1.05) * (1.0 + 0.12 * texture))
 
 
-def _cyst(
-    cavity: Array, grid: Sequence[Array], rng: np.random.Generator, voxel: float, extent: float
-) -> Lesion:
+def _cyst(cavity: Array, grid: Sequence[Array], rng: np.random.Generator, voxel: float, extent: float) -> Lesion:
     """A smooth dome on the wall, mostly on the floor; its fluid is bright where it holds protein and else suppressed."""
     towards = _direction(rng, down=1.6)
     radius = extent * rng.uniform(3.0, 6.0)
@@ -117,9 +115,7 @@ def _cyst(
     return Lesion(soft(body, voxel), brightness.astype(np.float32))
 
 
-def _opacified(
-    cavity: Array, grid: Sequence[Array], texture: Array, rng: np.random.Generator, voxel: float
-) -> Lesion:
+def _opacified(cavity: Array, grid: Sequence[Array], texture: Array, rng: np.random.Generator, voxel: float) -> Lesion:
     """No air left, or next to none: swollen lining around secretions of any brightness."""
     core = soft((cavity + rng.uniform(3.0, 6.0)).astype(np.float32), voxel)
     lining, secretion = rng.uniform(0.8, 1.1), rng.uniform(0.25, 1.0)

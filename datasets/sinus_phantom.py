@@ -45,9 +45,7 @@ class SinusPhantomOptions(DatasetOptions):
     """What `--set dataset.KEY=VALUE` may change."""
 
     patients: int = Field(200, ge=1, le=9999, description="labelled patients, two volumes each")
-    pool_patients: int = Field(
-        300, ge=0, le=9999, description="patients of the unlabelled pool, two volumes each"
-    )
+    pool_patients: int = Field(300, ge=0, le=9999, description="patients of the unlabelled pool, two volumes each")
     size: int = Field(32, ge=16, le=128, description="voxels along each axis of the 50 mm field of view")
     seed: int = Field(0, ge=0, description="another seed is another cohort")
     extent: float = Field(1.0, gt=0.2, le=3.0, description="size of findings; smaller is harder")
@@ -73,9 +71,8 @@ class SinusPhantom(Dataset):
 
     Options = SinusPhantomOptions
     name: ClassVar[str] = "sinus-phantom"
-    about: ClassVar[str] = (
-        "embedded phantom of the maxillary sinus (MRI-like, 5 findings); nothing to download"
-    )
+    about: ClassVar[str] = "embedded phantom of the maxillary sinus (MRI-like, 5 findings); nothing to download"
+    public_ids: ClassVar[bool] = True
     is_phantom: ClassVar[bool] = True
 
     options: SinusPhantomOptions
@@ -97,9 +94,7 @@ class SinusPhantom(Dataset):
     def items(self) -> Sequence[Item]:
         """Labelled volumes ("P0000-left", ...), then the pool ("U0000-left", ...), which carries no finding."""
         counts = {"P": self.options.patients, "U": self.options.pool_patients}
-        cases = [
-            _Case(cohort, n, side) for cohort in COHORTS for n in range(counts[cohort]) for side in SIDES
-        ]
+        cases = [_Case(cohort, n, side) for cohort in COHORTS for n in range(counts[cohort]) for side in SIDES]
         return [self._item(case) for case in cases]
 
     def read(self, item: Item) -> npt.NDArray[np.float32]:
@@ -131,9 +126,7 @@ class SinusPhantom(Dataset):
         if case.cohort == "U":
             return Item(volume=volume, patient=case.name, side=case.side)
         finding = self._finding(case)
-        return Item(
-            volume=volume, patient=case.name, side=case.side, label=int(finding != "normal"), finding=finding
-        )
+        return Item(volume=volume, patient=case.name, side=case.side, label=int(finding != "normal"), finding=finding)
 
     def _case(self, item: Item) -> _Case:
         """The case behind an item; raises DatasetError where this phantom has no such volume."""
@@ -171,8 +164,7 @@ class SinusPhantom(Dataset):
         centre = options.jitter * self._rng(case, "position").normal(scale=(1.0, 1.0, 1.8))
         axis = (np.arange(size) + 0.5) * voxel - FIELD_OF_VIEW / 2
         grid = [
-            np.asarray(g, np.float32)
-            for g in np.meshgrid(*(axis + c for c in np.clip(centre, -5, 5)), indexing="ij")
+            np.asarray(g, np.float32) for g in np.meshgrid(*(axis + c for c in np.clip(centre, -5, 5)), indexing="ij")
         ]
         anatomy = draw_anatomy(self._rng(case, "anatomy", side=False), self._rng(case, "anatomy"))
         scene = paint_side(anatomy, grid, voxel)
@@ -198,9 +190,7 @@ def _acquire(
 
     `scanner` draws what both sides of a patient share; `side` draws the rest.
     """
-    slices = (
-        2 if scanner.random() < 0.7 else int(scanner.integers(0, 2))
-    )  # axial for most, else sagittal or coronal
+    slices = 2 if scanner.random() < 0.7 else int(scanner.integers(0, 2))  # axial for most, else sagittal or coronal
     blur = np.full(3, scanner.uniform(0.35, 0.7))  # mm
     blur[slices] = scanner.uniform(0.5, 1.7)
     slope = scanner.normal(scale=0.10, size=(3, 2)) + side.normal(scale=0.03, size=(3, 2))
@@ -210,9 +200,7 @@ def _acquire(
         signal = gaussian_filter1d(signal, blur[axis] / voxel, axis=axis, truncate=3.0)
         place = np.linspace(-1, 1, signal.shape[axis]).reshape([-1 if a == axis else 1 for a in range(3)])
         signal = signal * np.exp(slope[axis, 0] * place + slope[axis, 1] * place**2)
-    real, imaginary = (
-        side.normal(scale=level, size=(2, *signal.shape)) if level > 0 else np.zeros((2, 1, 1, 1))
-    )
+    real, imaginary = side.normal(scale=level, size=(2, *signal.shape)) if level > 0 else np.zeros((2, 1, 1, 1))
     magnitude = np.hypot(signal + real, imaginary)  # Gudbjartsson and Patz, Magn Reson Med 1995
     low, high = np.percentile(magnitude, [1, 99])  # the seed paper's scaling
     scaled = np.clip((magnitude - low) / (high - low), 0.0, 1.0)
@@ -257,9 +245,7 @@ def _show(axes: Any, plane: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]
 
 def main() -> None:
     """``python -m voxbench.datasets.sinus_phantom OUT.png``."""
-    parser = argparse.ArgumentParser(
-        description="Write a picture of the sinus phantom, a row for each finding."
-    )
+    parser = argparse.ArgumentParser(description="Write a picture of the sinus phantom, a row for each finding.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
