@@ -1,7 +1,7 @@
 """Findings of the maxillary sinus, grown on the wall of a cavity that is given as a signed distance.
 
-Nothing here knows the phantom: any cavity will do whose signed distance to its wall is known (mm, negative inside).
-Air is all that a finding displaces; walls and healthy lining stay as they are.
+Nothing here knows the phantom: any cavity will do whose signed distance to its wall is known (mm, negative
+inside). Air is all that a finding displaces; walls and healthy lining stay as they are.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+from voxbench.datasets.sinus_anatomy import Array, Vector, ellipsoid, soft
 
-from voxbench.datasets.sinus_anatomy import Array, ellipsoid, soft
-
-Vector = npt.NDArray[np.float64]
 Finding = Literal["normal", "mucosal thickening", "polyp", "retention cyst", "fully opacified"]
 
-# Shares among sinuses with a finding. Rough: the classes are the seed paper's, which prints no counts by class that we
-# could find; in the maxillary sinuses of 982 adults Hansen et al. (BMC Ear Nose Throat Disord 2014, 14:13, abstract)
-# saw thickening in 29 %, polyps and retention cysts in 32 %, and fluid in any sinus in 6 %.
+# Shares among sinuses with a finding. The classes are the seed paper's; its counts by class we could not find, so the
+# shares lean on the MRI of 982 adults by Hansen et al. (BMC Ear Nose Throat Disord 2014, 14:13, abstract):
+# thickening in the maxillary sinuses in 29 %, polyps and retention cysts there in 32 %, fluid in any sinus in 6 %.
 SHARES: Mapping[Finding, float] = {
     "mucosal thickening": 0.44,
     "polyp": 0.18,
@@ -53,7 +50,7 @@ def grow(
     voxel: float,
     extent: float = 1.0,
 ) -> Lesion:
-    """Let a finding grow in `cavity` ([D, H, W], mm); `grid` holds x, y, z of the voxels, `extent` scales its size."""
+    """Let a finding grow in `cavity` ([D, H, W], mm). `grid`: x, y, z of the voxels; `extent` scales its size."""
     if finding == "mucosal thickening":
         return _thickening(cavity, grid, texture, rng, voxel, extent)
     if finding == "polyp":
@@ -91,7 +88,7 @@ def _polyp(
     voxel: float,
     extent: float,
 ) -> Lesion:
-    """A lobed mass on a stalk: two or three overlapping bodies, the first at the wall and the others further in."""
+    """A lobed mass: two or three overlapping bodies, the first at the wall and the others further in."""
     towards = _direction(rng, down=0.0)
     start = wall_point(cavity, grid, towards)
     radius = extent * rng.uniform(2.6, 5.2)
@@ -107,7 +104,7 @@ def _polyp(
 def _cyst(
     cavity: Array, grid: Sequence[Array], rng: np.random.Generator, voxel: float, extent: float
 ) -> Lesion:
-    """A smooth dome on the wall, mostly on the floor; its fluid is bright where it holds protein and else suppressed."""
+    """A smooth dome on the wall, mostly on the floor; its fluid is bright with protein, else suppressed."""
     towards = _direction(rng, down=1.6)
     radius = extent * rng.uniform(3.0, 6.0)
     centre = wall_point(cavity, grid, towards) - rng.uniform(0.1, 0.6) * radius * towards
@@ -132,7 +129,7 @@ def _opacified(
 def _direction(rng: np.random.Generator, *, down: float) -> Vector:
     """A unit vector; with a larger `down` it points to the floor more often."""
     vector = rng.normal(size=3) - np.array([0.0, 0.0, down])
-    return vector / np.linalg.norm(vector)
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 def _deepest(cavity: Array, grid: Sequence[Array]) -> Vector:
@@ -141,7 +138,7 @@ def _deepest(cavity: Array, grid: Sequence[Array]) -> Vector:
 
 
 def wall_point(cavity: Array, grid: Sequence[Array], towards: Vector) -> Vector:
-    """Where a ray from the deepest point of the cavity meets its wall, x, y, z in mm. `grid` must be regular."""
+    """Where a ray from the deepest point of the cavity meets its wall: x, y, z in mm on a regular `grid`."""
     start = np.unravel_index(int(np.argmin(cavity)), cavity.shape)
     step = float(grid[0][1, 0, 0] - grid[0][0, 0, 0])
     steps = np.arange(0.0, sum(cavity.shape), 0.25)
@@ -149,4 +146,4 @@ def wall_point(cavity: Array, grid: Sequence[Array], towards: Vector) -> Vector:
     path = path[np.all((path >= 0) & (path < np.array(cavity.shape)), axis=1)]
     outside = np.flatnonzero(cavity[tuple(path.T)] > 0)
     last = int(outside[0]) if outside.size else len(path) - 1
-    return _deepest(cavity, grid) + steps[last] * step * towards
+    return np.asarray(_deepest(cavity, grid) + steps[last] * step * towards)
