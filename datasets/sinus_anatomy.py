@@ -1,9 +1,9 @@
 """The anatomy of the sinus phantom: a left maxillary sinus and its surroundings, in mm, before any scanner.
 
-Axes: x to the nose (medial), y to the face (anterior), z up; the origin is the mean centre of the sinus. Every
-structure is a signed distance (negative inside) that is painted over what lies beneath it with a soft edge one voxel
-wide, so that a voxel holds the share of each tissue in it (partial volume) and a wall thinner than a voxel is still
-there, fainter. The sizes are those of a typical adult; no patient and no atlas was used.
+Axes: x to the nose (medial), y to the face (anterior), z up; origin: the mean centre of the sinus.
+Every structure is a signed distance (negative inside), painted over what lies beneath it with a soft edge a
+voxel wide: a voxel holds the share of each tissue in it (partial volume), and a wall thinner than a voxel is
+still there, fainter. The sizes are those of a typical adult; no patient and no atlas was used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ Array = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]  # three numbers
 Numbers = Sequence[float] | Vector
 
-# name: (mean, standard deviation between patients, standard deviation between a patient's sides), mm and degrees
+# name: (mean, spread between patients, spread between a patient's sides), in mm and degrees; a spread is one
+# standard deviation
 SHAPE: Mapping[str, tuple[float, float, float]] = {
     "scale": (1.0, 0.055, 0.015),  # of the whole head, a factor
     "pitch": (0.0, 3.0, 1.0),

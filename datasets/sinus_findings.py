@@ -15,9 +15,9 @@ from voxbench.datasets.sinus_anatomy import Array, Vector, ellipsoid, soft
 
 Finding = Literal["normal", "mucosal thickening", "polyp", "retention cyst", "fully opacified"]
 
-# Shares among sinuses with a finding. The classes are the seed paper's; its counts by class we could not find, so the
-# shares lean on the MRI of 982 adults by Hansen et al. (BMC Ear Nose Throat Disord 2014, 14:13, abstract):
-# thickening in the maxillary sinuses in 29 %, polyps and retention cysts there in 32 %, fluid in any sinus in 6 %.
+# Shares among sinuses with a finding. The classes are the seed paper's; its counts by class we could not find.
+# The shares lean on the MRI of 982 adults by Hansen et al. (BMC Ear Nose Throat Disord 2014, 14:13, abstract):
+# in the maxillary sinuses thickening in 29 %, polyps and cysts in 32 %; fluid in any sinus in 6 %.
 SHARES: Mapping[Finding, float] = {
     "mucosal thickening": 0.44,
     "polyp": 0.18,
@@ -50,7 +50,7 @@ def grow(
     voxel: float,
     extent: float = 1.0,
 ) -> Lesion:
-    """Let a finding grow in `cavity` ([D, H, W], mm). `grid`: x, y, z of the voxels; `extent` scales its size."""
+    """Let a finding grow in `cavity` ([D, H, W], mm). `grid`: the voxels' x, y, z; `extent` scales it."""
     if finding == "mucosal thickening":
         return _thickening(cavity, grid, texture, rng, voxel, extent)
     if finding == "polyp":

@@ -2,8 +2,8 @@
 
 It is a phantom. It serves to tell methods apart in minutes on any machine, and says nothing about patients.
 Every volume is a function of (seed, cohort, patient, side) and the options alone, so order, threads and
-processes cannot change it. Right sinuses are mirrored along x, as in the seed paper's data (Bhattacharya et al.,
-IJCARS 2024), so all volumes look like left ones: x to the nose, y to the face, z up.
+processes cannot change it. Right sinuses are mirrored along x, as in the seed paper's data (Bhattacharya et
+al., IJCARS 2024), so all volumes look like left ones: x to the nose, y to the face, z up.
 
 A picture of every class: ``python -m voxbench.datasets.sinus_phantom OUT.png``.
 """
@@ -45,7 +45,7 @@ class SinusPhantomOptions(DatasetOptions):
 
     patients: int = Field(default=200, ge=1, le=9999, description="labelled patients, two volumes each")
     pool_patients: int = Field(
-        300, ge=0, le=9999, description="patients of the unlabelled pool, two volumes each"
+        default=300, ge=0, le=9999, description="patients of the unlabelled pool, two volumes each"
     )
     size: int = Field(
         default=32, ge=16, le=128, description="voxels along each axis of the 50 mm field of view"
@@ -100,7 +100,7 @@ class SinusPhantom(Dataset):
         return (1, self.options.size, self.options.size, self.options.size)
 
     def items(self) -> Sequence[Item]:
-        """Labelled volumes ("P0000-left", ...), then the pool ("U0000-left", ...), whose findings are not told."""
+        """Labelled volumes ("P0000-left", ...), then the pool ("U0000-left", ...) without findings told."""
         counts = {"P": self.options.patients, "U": self.options.pool_patients}
         cases = [
             _Case(cohort, n, side) for cohort in COHORTS for n in range(counts[cohort]) for side in SIDES
@@ -116,7 +116,7 @@ class SinusPhantom(Dataset):
         return self._scan(self._case(item), with_finding=False)
 
     def lesion_mask(self, item: Item) -> npt.NDArray[np.bool_] | None:
-        """Where the finding fills half of the voxel or more, bool [D, H, W]; empty if normal, None in the pool."""
+        """Where the finding fills half a voxel or more, bool [D, H, W]; empty if normal, None in the pool."""
         case = self._case(item)
         if case.cohort == "U":
             return None
@@ -225,7 +225,7 @@ def _acquire(
 
 
 def picture(path: Path, *, size: int = 64, seed: int = 0) -> None:
-    """Write a picture, a row per each finding: three planes at `size` with the lesion outlined, the same at 32."""
+    """Write a picture, a row per finding: three planes at `size` with the lesion outlined, then at 32."""
     from matplotlib.figure import Figure  # heavy, and only needed here
 
     options = SinusPhantomOptions(seed=seed, size=size, pool_patients=0)
