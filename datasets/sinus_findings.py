@@ -15,9 +15,9 @@ from voxbench.datasets.sinus_anatomy import Array, Vector, ellipsoid, soft
 
 Finding = Literal["normal", "mucosal thickening", "polyp", "retention cyst", "fully opacified"]
 
-# Shares among sinuses with a finding. The classes are the seed paper's; its counts by class we could not find.
-# The shares lean on the MRI of 982 adults by Hansen et al. (BMC Ear Nose Throat Disord 2014, 14:13, abstract):
-# in the maxillary sinuses thickening in 29 %, polyps and cysts in 32 %; fluid in any sinus in 6 %.
+# Shares of the findings. The classes are the seed paper's; its counts by class we could not find.
+# They lean on the MRI of 982 adults by Hansen et al. (BMC Ear Nose Throat Disord 2014, 14:13): in
+# the maxillary sinuses thickening in 29 %, polyps and cysts in 32 %; fluid in any sinus in 6 %.
 SHARES: Mapping[Finding, float] = {
     "mucosal thickening": 0.44,
     "polyp": 0.18,
@@ -72,8 +72,8 @@ def _thickening(
 ) -> Lesion:
     """A swollen stretch of lining, deepest around one place of the wall and fading out around it."""
     centre = wall_point(cavity, grid, _direction(rng, down=0.8))
-    spread = extent * rng.uniform(6.0, 11.0)
-    depth = extent * rng.uniform(2.2, 5.0)
+    spread = extent * rng.uniform(9.5, 17.5)
+    depth = extent * rng.uniform(3.6, 8.2)
     reach = sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True))
     swelling = depth * np.exp(-reach / (2 * spread**2)) * (1.0 + 0.25 * texture) - 0.3
     share = 1.0 - soft((cavity + swelling).astype(np.float32), voxel)
@@ -91,7 +91,7 @@ def _polyp(
     """A lobed mass: two or three overlapping bodies, the first at the wall and the others further in."""
     towards = _direction(rng, down=0.0)
     start = wall_point(cavity, grid, towards)
-    radius = extent * rng.uniform(2.6, 5.2)
+    radius = extent * rng.uniform(4.3, 8.6)
     share = np.zeros_like(cavity)
     for lobe in range(int(rng.integers(2, 4))):
         inward = radius * (0.35 + 0.55 * lobe)
@@ -106,7 +106,7 @@ def _cyst(
 ) -> Lesion:
     """A smooth dome on the wall, mostly on the floor; its fluid is bright with protein, else suppressed."""
     towards = _direction(rng, down=1.6)
-    radius = extent * rng.uniform(3.0, 6.0)
+    radius = extent * rng.uniform(5.0, 10.0)
     centre = wall_point(cavity, grid, towards) - rng.uniform(0.1, 0.6) * radius * towards
     body = ellipsoid(grid, centre, radius * rng.uniform(0.88, 1.12, size=3))
     fluid, rim = rng.uniform(0.3, 1.2), rng.uniform(0.7, 1.0)
