@@ -12,9 +12,6 @@ _FILE = re.compile(
     r"[^\s'\"(<]*\.(?:nii(?:\.gz)?|npz|npy|mha|mhd|nrrd|dcm|csv|safetensors)\b",
     re.IGNORECASE,
 )
-    r"(?<![^\s'\"(:=])(?!(?:results|predictions)\.csv\b)[^\s'\"(<]*\.(?:nii(?:\.gz)?|npz|npy|mha|mhd|nrrd|dcm|csv|safetensors)\b",
-    re.IGNORECASE,
-)
 _PATH = re.compile(r"(?<![\w.<>:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s'\":,;()<>/\\]+)+[/\\]?")
 _URL = re.compile(r"\b\w+://\S+")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
