@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from run_maker import RunMaker
 
 from voxbench.reports.report import write_report
 
@@ -43,11 +44,13 @@ PROBE = """<!DOCTYPE html><title>probe</title>
 }});</script>"""
 
 
-@pytest.fixture
-def page(make_run: Callable[..., Path]) -> Path:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     methods = {"residual": 1.5, "byol": 1.15, "supervised": 0.9}
-    run = make_run(methods=methods, fractions=(0.1, 1.0), fail=lambda m, f, k, s: "no" if (m, k) == ("byol", 1) else "")
-    return write_report(run).page
+    maker = RunMaker(
+        methods=methods, fractions=(0.1, 1.0), fail=lambda m, f, k, s: "no" if m + str(k) == "byol1" else ""
+    )
+    return write_report(maker.write(tmp_path_factory.mktemp("page") / "run")).page
 
 
 def chromium(profile: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

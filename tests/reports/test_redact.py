@@ -8,7 +8,7 @@ from voxbench.reports.redact import facts, redact
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("OSError: /data/Miller, Ann/head.nii.gz: truncated", "OSError: <path>, Ann<path>: truncated"),
+        ("OSError: /data/Miller, Ann/head.nii.gz: truncated", "OSError: <path>, <file>: truncated"),
         ("cannot read 'C:\\Users\\ann\\scan.npy'", "cannot read '<file>'"),
         ("ann@ward7.example.org saw https://host/x?y", "<address> saw <address>"),
         ("~/scans is empty", "<path> is empty"),
