@@ -50,7 +50,7 @@ class RunMaker:
     deviations."""
 
     methods: Mapping[str, float] = field(default_factory=lambda: dict(SKILLS))
-    fractions: Sequence[float] = (0.1, 0.5, 1.0)
+    fractions: Sequence[float] = (0.1,)
     folds: int = 3
     seeds: Sequence[int] = (0,)
     patients: int = 100
@@ -311,6 +311,6 @@ def _write_json(path: Path, content: Any) -> None:
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
