@@ -101,9 +101,7 @@ def _polyp(
     return Lesion(share, rng.uniform(0.5, 1.05) * (1.0 + 0.12 * texture))
 
 
-def _cyst(
-    cavity: Array, grid: Sequence[Array], rng: np.random.Generator, voxel: float, extent: float
-) -> Lesion:
+def _cyst(cavity: Array, grid: Sequence[Array], rng: np.random.Generator, voxel: float, extent: float) -> Lesion:
     """A smooth dome on the wall, mostly on the floor; its fluid is bright with protein, else suppressed."""
     towards = _direction(rng, down=1.6)
     radius = extent * rng.uniform(5.0, 10.0)

@@ -47,17 +47,11 @@ class SinusPhantomOptions(DatasetOptions):
     pool_patients: int = Field(
         default=300, ge=0, le=9999, description="patients of the unlabelled pool, two volumes each"
     )
-    size: int = Field(
-        default=32, ge=16, le=128, description="voxels along each axis of the 50 mm field of view"
-    )
+    size: int = Field(default=32, ge=16, le=128, description="voxels along each axis of the 50 mm field of view")
     seed: int = Field(default=0, ge=0, description="another seed is another cohort")
     extent: float = Field(default=1.0, gt=0.2, le=3.0, description="size of findings; smaller is harder")
-    noise: float = Field(
-        default=1.0, ge=0.0, le=10.0, description="factor on the Rician noise; larger is harder"
-    )
-    jitter: float = Field(
-        default=1.0, ge=0.0, le=5.0, description="factor on the spread of the crop's centre"
-    )
+    noise: float = Field(default=1.0, ge=0.0, le=10.0, description="factor on the Rician noise; larger is harder")
+    jitter: float = Field(default=1.0, ge=0.0, le=5.0, description="factor on the spread of the crop's centre")
 
 
 @dataclass(frozen=True)

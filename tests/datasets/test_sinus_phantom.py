@@ -104,8 +104,7 @@ def test_sides_of_a_patient_share_findings_more_often_than_chance() -> None:
     items = make(patients=2000, pool_patients=0).items()
     left, right = items[0::2], items[1::2]
     assert all(
-        a.patient == b.patient and (a.side, b.side) == ("left", "right")
-        for a, b in zip(left, right, strict=True)
+        a.patient == b.patient and (a.side, b.side) == ("left", "right") for a, b in zip(left, right, strict=True)
     )
     assert np.corrcoef([a.label or 0 for a in left], [b.label or 0 for b in right])[0, 1] > 0.25
     kinds = [(a.finding, b.finding) for a, b in zip(left, right, strict=True) if a.label and b.label]
