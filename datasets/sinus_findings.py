@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
 from voxbench.datasets.sinus_anatomy import Array, Vector, ellipsoid, soft
 
 Finding = Literal["normal", "mucosal thickening", "polyp", "retention cyst", "fully opacified"]

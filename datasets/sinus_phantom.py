@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 from scipy.ndimage import gaussian_filter1d
+
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
 from voxbench.datasets.sinus_anatomy import Array, Scene, draw_anatomy, paint_side
 from voxbench.datasets.sinus_findings import Finding, Lesion, draw_finding, grow

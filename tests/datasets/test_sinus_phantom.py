@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
+
 from voxbench.datasets.base import DatasetError, Item
 from voxbench.datasets.sinus_anatomy import ellipsoid, soft
 from voxbench.datasets.sinus_findings import SHARES, wall_point
