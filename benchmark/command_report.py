@@ -17,4 +17,6 @@ def show_report(run: Path, console: Console, *, reference: bool = False) -> None
     for sentence in report.conclusion:
         console.print(escape(sentence))
     console.print(f"report: {escape(str(report.page))}", soft_wrap=True)
-    console.print(f"tables: {escape(str(run / 'report' / 'table.md'))}, {escape(str(run / 'results.csv'))}", soft_wrap=True)
+    console.print(
+        f"tables: {escape(str(run / 'report' / 'table.md'))}, {escape(str(run / 'results.csv'))}", soft_wrap=True
+    )
