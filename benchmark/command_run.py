@@ -95,7 +95,10 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         "name": given.protocol,
     }
     flags["protocol"] = {key: value for key, value in protocol.items() if value is not None}
-    layers = [read_preset(given.preset), flags, *(parse_setting(text) for text in given.settings)]
+    preset = read_preset(given.preset)
+    if given.dataset is not None and flags["dataset"]["name"] != preset.get("dataset", {}).get("name"):
+        preset = {key: value for key, value in preset.items() if key != "dataset"}  # options of another dataset
+    layers = [preset, flags, *(parse_setting(text) for text in given.settings)]
     config = resolve(layers, _methods(given.methods))
     device = resolve_device(given.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
