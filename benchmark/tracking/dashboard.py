@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import wandb
-import wandb_workspaces.reports.v2 as panels
-import wandb_workspaces.workspaces as workspaces
-from wandb_workspaces.expr import Config, Ordering
+
+with warnings.catch_warnings():
+    # wandb-workspaces 0.4 still has validators in pydantic's older style.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import wandb_workspaces.reports.v2 as panels
+    import wandb_workspaces.workspaces as workspaces
+    from wandb_workspaces.expr import And, Config, Ordering
 
 from voxbench.benchmark.keys import digest
 from voxbench.benchmark.store import read_json, write_json
-from voxbench.benchmark.tracking.publish import TrackingError
+from voxbench.benchmark.tracking.publish import TrackingError, one_line
 from voxbench.benchmark.tracking.record import Records
 
 LINE_CHART = "wandb/line/v0"  # what wandb.plot.line draws with
@@ -39,7 +44,7 @@ def build(records: Records, project: str, entity: str) -> Any:
         name=f"voxbench {records.experiment}",
         sections=sections,
         runset_settings=workspaces.RunsetSettings(
-            filters=[Config("experiment") == records.experiment],
+            filters=And(Config("experiment") == records.experiment),
             groupby=[Config("method"), Config("fraction")],
             order=[Ordering(Config("method"), ascending=True), Ordering(Config("fraction"), ascending=True)],
             pinned_columns=[
@@ -70,8 +75,7 @@ def save(run: Path, project: str, entity: str | None) -> str:
         write_json(path, {**known, place: [workspace._internal_name, workspace._internal_id]})
         return str(workspace.url)
     except (wandb.Error, OSError, ValueError) as error:
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise TrackingError(f"W&B (dashboard): {line}") from error
+        raise TrackingError(f"no dashboard was made: {one_line(error)}") from error
 
 
 def _known(run: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.store import read_json, write_text
 
 GONE = "(left out)"
@@ -55,7 +56,10 @@ class Redactor:
     def __init__(self, run: Path) -> None:
         self.messages: dict[str, str] = {}
         for path in [*(run / "cells").glob("*/*.json"), *(run / "stages").glob("*/stage.json")]:
-            record = read_json(path) or {}
+            try:
+                record = read_json(path) or {}
+            except BenchError:  # damaged: the pass over the records says so
+                continue
             if record.get("status") == "failed":
                 told = f"{error_name(record)} {GONE}"
                 for text in (record.get("traceback"), record.get("error")):

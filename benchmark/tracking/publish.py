@@ -45,8 +45,7 @@ class Publisher:
             with self._folder(entry.id) as folder:
                 self._send(entry, folder)
         except (wandb.Error, wandb.errors.UsageError, TimeoutError, OSError) as error:
-            line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise TrackingError(f"W&B ({self.mode}): {line}") from error
+            raise TrackingError(f"W&B ({self.mode}): {one_line(error)}") from error
 
     def _send(self, entry: Entry, folder: Path) -> None:
         online = self.mode == "online"
@@ -130,6 +129,12 @@ def private_settings(mode: Mode, folder: Path) -> Any:
         finish_timeout=FINISH_TIMEOUT_S,
         finish_timeout_raises=True,
     )
+
+
+def one_line(error: BaseException) -> str:
+    """What wandb says is wrong, without its advice to programmers."""
+    said = str(error).partition("Consider ")[0]
+    return " ".join(said.split()) or type(error).__name__
 
 
 def _charts(entry: Entry) -> dict[str, Any]:

@@ -207,7 +207,7 @@ class Records:
             return True
         if not table.exists() or path.stat().st_mtime > table.stat().st_mtime:
             return False
-        return self._standing.get(_slot(record["cell"]), record["key"]) != record["key"]
+        return bool(self._standing.get(_slot(record["cell"]), record["key"]) != record["key"])
 
     @cached_property
     def _standing(self) -> dict[tuple[str, float, int, int], str]:
