@@ -44,7 +44,8 @@ class Publisher:
         try:
             with self._folder(entry.id) as folder:
                 self._send(entry, folder)
-        except (wandb.Error, wandb.errors.UsageError, TimeoutError, OSError) as error:
+        except Exception as error:  # wandb has errors of many kinds, and none of them is the user's results
+            wandb.teardown(exit_code=1)  # else its service holds the id as "in use", and a second try fails
             raise TrackingError(f"W&B ({self.mode}): {one_line(error)}") from error
 
     def _send(self, entry: Entry, folder: Path) -> None:

@@ -20,11 +20,12 @@ def test_the_workspace_shows_the_fraction_plot_the_table_curves_and_costs(run: P
     spec = spec_of(run)
     sections = {section["name"]: section["panels"] for section in spec["panelBankConfig"]["sections"]}
     chart, table, _ = sections["AUPRC by label fraction"]
-    logged = wandb.plot.line(
-        wandb.Table(columns=["method", "fraction", "auprc"]), "fraction", "auprc", stroke="method", title="x"
-    ).spec
-    assert chart["config"]["panelDefId"] == logged.name  # the same chart as the run's own
-    assert chart["config"]["fieldSettings"] == logged.fields
+    columns = wandb.Table(columns=["method", "fraction", "auprc"])
+    plot = wandb.plot.line(columns, "fraction", "auprc", stroke="method")
+    plot.set_key("label_fraction")
+    logged = plot.spec.config_value["panel_config"]
+    for part in ("panelDefId", "fieldSettings", "transform"):
+        assert chart["config"][part] == logged[part]  # the same chart as the run's own
     assert '"label_fraction_table"' in json.dumps(chart)
     assert table["config"]["panel2Config"]["exp"]["fromOp"]["inputs"]["key"]["val"] == "results"
     metrics = [panel["config"].get("metrics") for panel in sections["Pretraining"]]
@@ -35,7 +36,7 @@ def test_the_workspace_shows_the_fraction_plot_the_table_curves_and_costs(run: P
 
 def test_it_groups_the_experiment_by_method_and_fraction(run: Path) -> None:
     (runs,) = spec_of(run)["runSets"]
-    assert [key["name"] for key in runs["grouping"]] == ["method", "fraction"]
+    assert [key["name"] for key in runs["grouping"]] == ["method.value", "fraction.value"]
     assert Records(run).experiment in json.dumps(runs["filters"])
     assert "/mnt" not in json.dumps(spec_of(run))
 
