@@ -95,7 +95,7 @@ class AuditConfig(_Model):
     """What the leak audit refuses."""
 
     near_duplicates: Literal["refuse", "warn", "off"] = "refuse"
-    threshold: float = Field(default=0.9999, gt=0, le=1, description="correlation of two volumes' descriptors")
+    threshold: float = Field(default=0.98, gt=0, le=1, description="correlation of two volumes' descriptors")
 
 
 class Config(_Model):

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from voxbench.benchmark.assemble import build_encoder, build_method
+from voxbench.benchmark.assemble import build_encoder, build_method, placed
 from voxbench.benchmark.finetune import Classifier
 from voxbench.benchmark.runner import Run, effort
 from voxbench.benchmark.train import optimise, start
@@ -70,7 +70,7 @@ class _Speeds:
         return self.known[key]
 
     def _stage(self, name: str, index: int) -> float:
-        method = build_method(self.run.config, name, self.run.dataset.shape, 0, None).to(self.device)
+        method = placed(build_method(self.run.config, name, self.run.dataset.shape, 0, None), self.device)
         stage: Stage = method.stages()[index]
         recipe = self.run.config.prior if stage.budget == "prior" else self.run.config.pretrain
         members = range(min(TIMED_BATCH, len(self.run.bank.items)))
@@ -96,7 +96,7 @@ class _Speeds:
     def _finetuning(self) -> float:
         run, recipe = self.run, self.run.config.finetune
         encoder = build_encoder(run.config, run.dataset.shape, 0, None)
-        model = Classifier(encoder, len(run.dataset.classes), recipe.hidden).to(self.device)
+        model = placed(Classifier(encoder, len(run.dataset.classes), recipe.hidden), self.device)
         labelled = [i for i, item in enumerate(run.bank.items) if item.label is not None][: recipe.batch]
         policy = self.policies["finetune"]
         loader = Loader(run.bank, labelled, batch=TIMED_BATCH, policy=policy, seed=0, device=self.device, labelled=True)

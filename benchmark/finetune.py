@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxbench.benchmark.assemble import build_encoder, load_encoder, seeded
+from voxbench.benchmark.assemble import build_encoder, load_encoder, placed, seeded
 from voxbench.benchmark.config import FinetuneRecipe
 from voxbench.benchmark.context import Context, Progress
 from voxbench.benchmark.costs import Meter, device_name
@@ -128,7 +128,7 @@ def _model(context: Context, plan: CellPlan) -> Classifier:
         load_encoder(encoder, context.store.load_weights(plan.stages[-1], "encoder"))
     with seeded(plan.seed, plan.fold, plan.fraction, "head"):
         model = Classifier(encoder, len(context.dataset.classes), context.config.finetune.hidden)
-    return model.to(context.device)
+    return placed(model, context.device)
 
 
 def _scored(context: Context, members: Sequence[int], model: nn.Module) -> Scored:

@@ -10,7 +10,7 @@ import torch
 from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor
 
-from voxbench.benchmark.assemble import build_method
+from voxbench.benchmark.assemble import build_method, placed
 from voxbench.benchmark.context import Context, Progress
 from voxbench.benchmark.costs import Meter, device_name
 from voxbench.benchmark.keys import RESULT_VERSION, derive_seed
@@ -33,7 +33,7 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
     """
     method, stage = _rebuilt(context, plan)
     recipe = context.config.prior if stage.budget == "prior" else context.config.pretrain
-    method.to(context.device)
+    placed(method, context.device)
     with Meter(context.device) as meter:
         targets = _targets(context, plan, stage, method)
         loader = Loader(

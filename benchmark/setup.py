@@ -43,7 +43,9 @@ class Setup:
 
 def prepare_bank(config: Config, runtime: Runtime, progress: Callable[[int, int], None]) -> VolumeBank:
     """Checks and reads the whole dataset once; later runs open the same bank. Raises DatasetError."""
-    return open_bank(build_dataset(config, runtime.data_root), runtime.cache, progress)
+    dataset = build_dataset(config, runtime.data_root)
+    dataset.progress = progress
+    return open_bank(dataset, runtime.cache, progress)
 
 
 def resolve_device(name: str) -> str:

@@ -33,8 +33,12 @@ class Targets:
         """`make` is `Stage.targets`; `module` is put in eval mode while it runs."""
         folder.mkdir(parents=True, exist_ok=True)
         shape = (len(members), *bank.shape)
-        self.maps = _array(folder / "targets.npy", np.float16, shape)
-        self.made = _array(folder / "targets-made.npy", np.bool_, (len(members),))
+        maps = _array(folder / "targets.npy", np.float16, shape)
+        made = _array(folder / "targets-made.npy", np.bool_, (len(members),))
+        if maps is None or made is None:  # new, or one of the two was cut short by a kill
+            maps = open_memmap(folder / "targets.npy", mode="w+", dtype=np.float16, shape=shape)
+            made = open_memmap(folder / "targets-made.npy", mode="w+", dtype=np.bool_, shape=(len(members),))
+        self.maps, self.made = maps, made
         self.make = make
         self.module = module
         self.bank = bank
@@ -64,13 +68,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """The array in `path`, or a new one of zeros (sparse on disk) if there is none of this shape."""
-    if path.exists():
-        try:
-            found = open_memmap(path, mode="r+")
-        except ValueError:
-            found = None  # cut short by a kill
-        if found is not None and found.shape == shape and found.dtype == dtype:
-            return found
-    return open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap | None:
+    """The array in `path`; None if there is none, or not a whole one of this shape."""
+    try:
+        found = open_memmap(path, mode="r+")
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if found.shape == shape and found.dtype == dtype else None

@@ -78,7 +78,7 @@ class Dataset(ABC):
         self.options = options
         self.root = root
         self.progress: Callable[[int, int], None] | None = None
-        """Set by a caller who wants to hear (files done, files in all) while `items` reads; optional to honour."""
+        """Set by a caller who wants to hear (files done, files in all) while `items` reads them."""
 
     @property
     @abstractmethod

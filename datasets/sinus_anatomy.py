@@ -1,9 +1,9 @@
-"""The anatomy of the sinus phantom: a left maxillary sinus and what lies around it, in mm, before any scanner.
+"""The anatomy of the sinus phantom: a left maxillary sinus and its surroundings, in mm, before any scanner.
 
-Axes: x to the nose (medial), y to the face (anterior), z up; the origin is the mean centre of the sinus. Every structure
-is a signed distance (negative inside) that is painted over what lies beneath it with a soft edge one voxel wide, so that
-a voxel holds the share of each tissue in it (partial volume) and a wall thinner than a voxel is still there, fainter.
-The sizes are those of a textbook adult; no patient and no atlas was used.
+Axes: x to the nose (medial), y to the face (anterior), z up; origin: the mean centre of the sinus.
+Every structure is a signed distance (negative inside), painted over what lies beneath it with a soft edge a
+voxel wide: a voxel holds the share of each tissue in it (partial volume), and a wall thinner than a voxel is
+still there, fainter. The sizes are those of a typical adult; no patient and no atlas was used.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float64]  # three numbers
+Numbers = Sequence[float] | Vector
 
-# name: (mean, standard deviation between patients, standard deviation between the sides of a patient), mm and degrees
+# name: (mean, spread between patients, spread between a patient's sides), in mm and degrees; a spread is one
+# standard deviation
 SHAPE: Mapping[str, tuple[float, float, float]] = {
     "scale": (1.0, 0.055, 0.015),  # of the whole head, a factor
     "pitch": (0.0, 3.0, 1.0),
@@ -70,7 +73,7 @@ SIGNAL: Mapping[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What a side looks like without a finding: shape in mm, signal by tissue, and the phases of its smooth texture."""
+    """A side without a finding: shape in mm, signal by tissue, and the waves of its smooth texture."""
 
     shape: Mapping[str, float]
     signal: Mapping[str, float]
@@ -91,7 +94,7 @@ WAVES = 12
 
 
 def draw_anatomy(patient: np.random.Generator, side: np.random.Generator) -> Anatomy:
-    """An anatomy whose large part is the patient's (and the scanner's) and whose small part is the side's own."""
+    """An anatomy: the larger part is the patient's (and the scanner's), the smaller is the side's own."""
     common = {name: patient.normal() for name in SHAPE}
     signal = {name: max(mean + sd * patient.normal(), 0.01) for name, (mean, sd) in SIGNAL.items()}
     own = {name: side.normal() for name in SHAPE}
@@ -111,15 +114,15 @@ def _waves(rng: np.random.Generator, count: int) -> Array:
     return np.concatenate([direction * number, rng.uniform(0, 2 * np.pi, (count, 1))], axis=1).astype(np.float32)
 
 
-def soft(distance: Array, voxel: float) -> Array:
+def soft(distance: npt.NDArray[np.floating], voxel: float) -> Array:
     """The share of a voxel that lies inside, from the signed distance of its centre (mm)."""
-    return np.clip(0.5 - distance / voxel, 0.0, 1.0)
+    return np.asarray(np.clip(0.5 - distance / voxel, 0.0, 1.0), np.float32)
 
 
-def ellipsoid(grid: Sequence[Array], centre: Sequence[float], radii: Sequence[float]) -> Array:
+def ellipsoid(grid: Sequence[Array], centre: Numbers, radii: Numbers) -> Array:
     """Signed distance to an ellipsoid, mm; exact for a sphere and near enough at the surface otherwise."""
     square = sum(((axis - c) / r) ** 2 for axis, c, r in zip(grid, centre, radii, strict=True))
-    return ((np.sqrt(square) - 1.0) * min(radii)).astype(np.float32)
+    return np.asarray((np.sqrt(square) - 1.0) * min(radii), np.float32)
 
 
 class Canvas:
@@ -129,7 +132,7 @@ class Canvas:
         self.signal = background
         self.voxel = voxel
 
-    def paint(self, distance: Array, value: Array | float) -> None:
+    def paint(self, distance: npt.NDArray[np.floating], value: Array | float) -> None:
         """Paint the inside of a signed distance."""
         self.blend(soft(distance, self.voxel), value)
 
@@ -139,7 +142,7 @@ class Canvas:
 
 
 def paint_side(anatomy: Anatomy, grid: Sequence[Array], voxel: float) -> Scene:
-    """The side without a finding. `grid` holds the x, y and z of each voxel's centre in mm, each [D, H, W]."""
+    """The side without a finding. `grid` holds x, y and z of the voxels' centres in mm, each [D, H, W]."""
     x, y, z = _pose(grid, anatomy.shape)
     waves = [np.sin(k[0] * x + k[1] * y + k[2] * z + k[3]) for k in anatomy.phases]
     texture = (sum(waves[1:], waves[0]) / np.sqrt(WAVES / 2)).astype(np.float32)
@@ -185,7 +188,7 @@ def _cavity(anatomy: Anatomy, grid: Sequence[Array]) -> Array:
     pyramid = top + s["rounding"] * np.log(total)
     root = ellipsoid(grid, (0.0, 2.0, -s["floor"] - 2.0 + s["root"]), (4.0, 4.0, 5.0))
     canal = ellipsoid(grid, (-2.0, 3.0, s["roof"] + 1.0 - s["canal"]), (2.2, 9.0, 2.2))
-    return np.maximum.reduce([pyramid, -root, -canal])
+    return np.asarray(np.maximum.reduce([pyramid, -root, -canal]), np.float32)
 
 
 def _paint_face_and_back(canvas: Canvas, anatomy: Anatomy, grid: Sequence[Array], texture: Array) -> None:

@@ -1,7 +1,7 @@
 """Findings of the maxillary sinus, grown on the wall of a cavity that is given as a signed distance.
 
-Nothing here knows the phantom: any cavity will do whose signed distance to its wall is known (mm, negative inside).
-Air is all that a finding displaces; walls and healthy lining stay as they are.
+Nothing here knows the phantom: any cavity will do whose signed distance to its wall is known (mm, negative
+inside). Air is all that a finding displaces; walls and healthy lining stay as they are.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from voxbench.datasets.sinus_anatomy import Array, ellipsoid, soft
+from voxbench.datasets.sinus_anatomy import Array, Vector, ellipsoid, soft
 
-Vector = npt.NDArray[np.float64]
 Finding = Literal["normal", "mucosal thickening", "polyp", "retention cyst", "fully opacified"]
 
-# Shares among sinuses with a finding. Rough: the classes are the seed paper's, which prints no counts by class that we
-# could find; in the maxillary sinuses of 982 adults Hansen et al. (BMC Ear Nose Throat Disord 2014, 14:13, abstract)
-# saw thickening in 29 %, polyps and retention cysts in 32 %, and fluid in any sinus in 6 %.
+# Shares of the findings. The classes are the seed paper's; its counts by class we could not find.
+# They lean on the MRI of 982 adults by Hansen et al. (BMC Ear Nose Throat Disord 2014, 14:13): in
+# the maxillary sinuses thickening in 29 %, polyps and cysts in 32 %; fluid in any sinus in 6 %.
 SHARES: Mapping[Finding, float] = {
     "mucosal thickening": 0.44,
     "polyp": 0.18,
@@ -53,7 +51,7 @@ def grow(
     voxel: float,
     extent: float = 1.0,
 ) -> Lesion:
-    """Let a finding grow in `cavity` ([D, H, W], mm); `grid` holds x, y, z of the voxels, `extent` scales its size."""
+    """Let a finding grow in `cavity` ([D, H, W], mm). `grid`: the voxels' x, y, z; `extent` scales it."""
     if finding == "mucosal thickening":
         return _thickening(cavity, grid, texture, rng, voxel, extent)
     if finding == "polyp":
@@ -75,8 +73,8 @@ def _thickening(
 ) -> Lesion:
     """A swollen stretch of lining, deepest around one place of the wall and fading out around it."""
     centre = wall_point(cavity, grid, _direction(rng, down=0.8))
-    spread = extent * rng.uniform(6.0, 11.0)
-    depth = extent * rng.uniform(2.2, 5.0)
+    spread = extent * rng.uniform(9.5, 17.5)
+    depth = extent * rng.uniform(3.6, 8.2)
     reach = sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True))
     swelling = depth * np.exp(-reach / (2 * spread**2)) * (1.0 + 0.25 * texture) - 0.3
     share = 1.0 - soft((cavity + swelling).astype(np.float32), voxel)
@@ -91,10 +89,10 @@ def _polyp(
     voxel: float,
     extent: float,
 ) -> Lesion:
-    """A lobed mass on a stalk: two or three overlapping bodies, the first at the wall and the others further in."""
+    """A lobed mass: two or three overlapping bodies, the first at the wall and the others further in."""
     towards = _direction(rng, down=0.0)
     start = wall_point(cavity, grid, towards)
-    radius = extent * rng.uniform(2.6, 5.2)
+    radius = extent * rng.uniform(4.3, 8.6)
     share = np.zeros_like(cavity)
     for lobe in range(int(rng.integers(2, 4))):
         inward = radius * (0.35 + 0.55 * lobe)
@@ -105,9 +103,9 @@ def _polyp(
 
 
 def _cyst(cavity: Array, grid: Sequence[Array], rng: np.random.Generator, voxel: float, extent: float) -> Lesion:
-    """A smooth dome on the wall, mostly on the floor; its fluid is bright where it holds protein and else suppressed."""
+    """A smooth dome on the wall, mostly on the floor; its fluid is bright with protein, else suppressed."""
     towards = _direction(rng, down=1.6)
-    radius = extent * rng.uniform(3.0, 6.0)
+    radius = extent * rng.uniform(5.0, 10.0)
     centre = wall_point(cavity, grid, towards) - rng.uniform(0.1, 0.6) * radius * towards
     body = ellipsoid(grid, centre, radius * rng.uniform(0.88, 1.12, size=3))
     fluid, rim = rng.uniform(0.3, 1.2), rng.uniform(0.7, 1.0)
@@ -128,7 +126,7 @@ def _opacified(cavity: Array, grid: Sequence[Array], texture: Array, rng: np.ran
 def _direction(rng: np.random.Generator, *, down: float) -> Vector:
     """A unit vector; with a larger `down` it points to the floor more often."""
     vector = rng.normal(size=3) - np.array([0.0, 0.0, down])
-    return vector / np.linalg.norm(vector)
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 def _deepest(cavity: Array, grid: Sequence[Array]) -> Vector:
@@ -137,7 +135,7 @@ def _deepest(cavity: Array, grid: Sequence[Array]) -> Vector:
 
 
 def wall_point(cavity: Array, grid: Sequence[Array], towards: Vector) -> Vector:
-    """Where a ray from the deepest point of the cavity meets its wall, x, y, z in mm. `grid` must be regular."""
+    """Where a ray from the deepest point of the cavity meets its wall: x, y, z in mm on a regular `grid`."""
     start = np.unravel_index(int(np.argmin(cavity)), cavity.shape)
     step = float(grid[0][1, 0, 0] - grid[0][0, 0, 0])
     steps = np.arange(0.0, sum(cavity.shape), 0.25)
@@ -145,4 +143,4 @@ def wall_point(cavity: Array, grid: Sequence[Array], towards: Vector) -> Vector:
     path = path[np.all((path >= 0) & (path < np.array(cavity.shape)), axis=1)]
     outside = np.flatnonzero(cavity[tuple(path.T)] > 0)
     last = int(outside[0]) if outside.size else len(path) - 1
-    return _deepest(cavity, grid) + steps[last] * step * towards
+    return np.asarray(_deepest(cavity, grid) + steps[last] * step * towards)

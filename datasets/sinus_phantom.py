@@ -1,9 +1,9 @@
 """`sinus-phantom`: an MRI-like maxillary sinus in 3D, made on read from a seed; nothing to download.
 
 It is a phantom. It serves to tell methods apart in minutes on any machine, and says nothing about patients.
-Every volume is a function of (seed, cohort, patient, side) and the options alone, so order, threads and processes
-cannot change it. Right sinuses are mirrored along x, as in the seed paper's data (Bhattacharya et al., IJCARS 2024),
-so all volumes look like left ones: x to the nose, y to the face, z up.
+Every volume is a function of (seed, cohort, patient, side) and the options alone, so order, threads and
+processes cannot change it. Right sinuses are mirrored along x, as in the seed paper's data (Bhattacharya et
+al., IJCARS 2024), so all volumes look like left ones: x to the nose, y to the face, z up.
 
 A picture of every class: ``python -m voxbench.datasets.sinus_phantom OUT.png``.
 """
@@ -44,13 +44,15 @@ COHORTS = {"P": "labelled", "U": "unlabelled pool"}
 class SinusPhantomOptions(DatasetOptions):
     """What `--set dataset.KEY=VALUE` may change."""
 
-    patients: int = Field(200, ge=1, le=9999, description="labelled patients, two volumes each")
-    pool_patients: int = Field(300, ge=0, le=9999, description="patients of the unlabelled pool, two volumes each")
-    size: int = Field(32, ge=16, le=128, description="voxels along each axis of the 50 mm field of view")
-    seed: int = Field(0, ge=0, description="another seed is another cohort")
-    extent: float = Field(1.0, gt=0.2, le=3.0, description="size of findings; smaller is harder")
-    noise: float = Field(1.0, ge=0.0, le=10.0, description="factor on the Rician noise; larger is harder")
-    jitter: float = Field(1.0, ge=0.0, le=5.0, description="factor on the spread of the crop's centre")
+    patients: int = Field(default=200, ge=1, le=9999, description="labelled patients, two volumes each")
+    pool_patients: int = Field(
+        default=300, ge=0, le=9999, description="patients of the unlabelled pool, two volumes each"
+    )
+    size: int = Field(default=32, ge=16, le=128, description="voxels along each axis of the 50 mm field of view")
+    seed: int = Field(default=0, ge=0, description="another seed is another cohort")
+    extent: float = Field(default=1.0, gt=0.2, le=3.0, description="size of findings; smaller is harder")
+    noise: float = Field(default=1.0, ge=0.0, le=10.0, description="factor on the Rician noise; larger is harder")
+    jitter: float = Field(default=1.0, ge=0.0, le=5.0, description="factor on the spread of the crop's centre")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class SinusPhantom(Dataset):
         return (1, self.options.size, self.options.size, self.options.size)
 
     def items(self) -> Sequence[Item]:
-        """Labelled volumes ("P0000-left", ...), then the pool ("U0000-left", ...), which carries no finding."""
+        """Labelled volumes ("P0000-left", ...), then the pool ("U0000-left", ...) without findings told."""
         counts = {"P": self.options.patients, "U": self.options.pool_patients}
         cases = [_Case(cohort, n, side) for cohort in COHORTS for n in range(counts[cohort]) for side in SIDES]
         return [self._item(case) for case in cases]
@@ -106,7 +108,7 @@ class SinusPhantom(Dataset):
         return self._scan(self._case(item), with_finding=False)
 
     def lesion_mask(self, item: Item) -> npt.NDArray[np.bool_] | None:
-        """Where the finding fills at least half of the voxel, bool [D, H, W], empty if normal; None in the pool."""
+        """Where the finding fills half a voxel or more, bool [D, H, W]; empty if normal, None in the pool."""
         case = self._case(item)
         if case.cohort == "U":
             return None
@@ -137,14 +139,14 @@ class SinusPhantom(Dataset):
         return _Case(match[1], int(match[2]), "left" if match[3] == "left" else "right")
 
     def _rng(self, case: _Case, topic: str, side: bool = True) -> np.random.Generator:
-        """A stream of its own for each topic, so that a finding cannot leave a trace in noise, bias or position."""
+        """A stream for each topic, so that a finding cannot leave a trace in noise, bias or position."""
         key = [self.options.seed, ord(case.cohort), case.patient, 1 + SIDES.index(case.side) if side else 0]
         return np.random.default_rng([*key, *topic.encode()])
 
     def _finding(self, case: _Case) -> Finding:
         """Findings of a patient's two sides are drawn together; of two, the second often copies the first."""
-        # A golden-ratio sequence with a random start spreads the patients evenly over the four states, so that any
-        # number of patients has the stated prevalence and more patients leave the earlier ones as they are.
+        # A golden-ratio sequence with a random start spreads patients evenly over the four states: any number
+        # of patients has the stated prevalence, and more patients leave the earlier ones as they are.
         start = np.random.default_rng([self.options.seed, ord(case.cohort)]).random()
         place = (start + case.patient * GOLDEN) % 1.0
         one_side = PREVALENCE - BOTH_SIDES
@@ -208,10 +210,10 @@ def _acquire(
 
 
 def picture(path: Path, *, size: int = 64, seed: int = 0) -> None:
-    """Write a picture with a row for each finding: three planes at `size`, the same at 32, and the lesion outlined."""
+    """Write a picture, a row per finding: three planes at `size` with the lesion outlined, then at 32."""
     from matplotlib.figure import Figure  # heavy, and only needed here
 
-    options = SinusPhantomOptions(seed=seed, size=size)
+    options = SinusPhantomOptions(seed=seed, size=size, pool_patients=0)
     fine, coarse = SinusPhantom(options), SinusPhantom(options.model_copy(update={"size": 32}))
     kinds = ("normal", "mucosal thickening", "polyp", "retention cyst", "fully opacified")
     figure = Figure(figsize=(10.5, 8.9), layout="constrained")
@@ -225,7 +227,8 @@ def picture(path: Path, *, size: int = 64, seed: int = 0) -> None:
         for column, plane in enumerate(("coronal", "sagittal", "axial")):
             across = (1, 0, 2)[column]
             half = at[across] * 32 // size
-            _show(axes[row, column], volume.take(at[across], axis=across), mask.take(at[across], axis=across))
+            outline = np.asarray(mask.take(at[across], axis=across))
+            _show(axes[row, column], volume.take(at[across], axis=across), outline)
             _show(axes[row, column + 3], small.take(half, axis=across), None)
             if row == 0:
                 axes[row, column].set_title(plane)

@@ -6,7 +6,15 @@ import sys
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, t
-from sklearn.metrics import average_precision_score as ap
+
+
+def average_precision(label, score, weight):
+    """AP for every row of weights [B, n], ties as one threshold: sum of precision x gain in recall."""
+    order = np.argsort(-score)
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
+    true, called = (np.cumsum(weight[:, order] * y, axis=1)[:, last] for y in (label[order], 1))
+    return (np.diff(true, axis=1, prepend=0) * true / np.maximum(called, 1e-9)).sum(axis=1) / true[:, -1]
+
 
 run, fraction, *methods = sys.argv[1:]
 scores = pd.read_csv(f"{run}/predictions.csv").query("fraction == @fraction", local_dict={"fraction": float(fraction)})
@@ -17,7 +25,7 @@ weights = np.vstack([np.ones(len(patients)), weights, 1 - np.eye(len(patients))]
 cells = {}
 for (method, fold, seed), cell in scores[scores.method.isin(methods)].groupby(["method", "fold", "seed"]):
     each = weights[:, np.searchsorted(patients, cell.patient)]
-    cells.setdefault(method, {})[fold, seed] = np.array([ap(cell.label, cell.score, sample_weight=w) for w in each])
+    cells.setdefault(method, {})[fold, seed] = average_precision(cell.label.to_numpy(), cell.score.to_numpy(), each)
 values = [np.stack([cells[m][key] for key in sorted(cells[methods[0]])]) for m in methods]  # cells x weightings
 value = values[0] - values[1] if len(methods) > 1 else values[0]
 mean, draws, left = value[:, 0].mean(), value[:, 1:2001].mean(0), value[:, 2001:].mean(0)

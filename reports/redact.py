@@ -6,7 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_FILE = re.compile(r"[^\s'\"(<]*\.(?:nii(?:\.gz)?|npz|npy|mha|mhd|nrrd|dcm|csv|safetensors)\b", re.IGNORECASE)
+# A run folder's own tables keep their names; other data files are often named after a patient.
+_FILE = re.compile(
+    r"(?<![^\s'\"(:=])(?!(?:results|predictions)\.csv\b)"
+    r"[^\s'\"(<]*\.(?:nii(?:\.gz)?|npz|npy|mha|mhd|nrrd|dcm|csv|safetensors)\b",
+    re.IGNORECASE,
+)
 _PATH = re.compile(r"(?<![\w.<>:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s'\":,;()<>/\\]+)+[/\\]?")
 _URL = re.compile(r"\b\w+://\S+")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")

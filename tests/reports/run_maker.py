@@ -50,7 +50,7 @@ class RunMaker:
     deviations."""
 
     methods: Mapping[str, float] = field(default_factory=lambda: dict(SKILLS))
-    fractions: Sequence[float] = (0.1, 0.5, 1.0)
+    fractions: Sequence[float] = (0.1,)
     folds: int = 3
     seeds: Sequence[int] = (0,)
     patients: int = 100
@@ -262,7 +262,9 @@ class RunMaker:
                 "name": self.dataset,
                 "classes": list(self.classes),
                 "shape": [1, 32, 32, 32],
-                "counts": {"labelled": int(self.patient.size), "unlabelled": 300},
+                "about": "a simulated cohort",
+                "n_labelled": int(self.patient.size),
+                "n_pool": 300,
                 "fingerprint": self.fingerprint,
                 "is_phantom": self.is_phantom,
                 "note": "A simulated cohort." if self.is_phantom else "",
@@ -311,6 +313,6 @@ def _write_json(path: Path, content: Any) -> None:
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
