@@ -101,7 +101,9 @@ def run(
     ),
     wandb: Annotated[
         TrackingName | None,
-        typer.Option(help="Fill W&B while the grid runs, in a process of its own [online with a key, else off]."),
+        typer.Option(
+            help="Fill W&B while the grid runs, in a process of its own. Not given: online with a key, else off."
+        ),
     ] = None,
     wandb_project: Annotated[
         str, typer.Option(envvar="WANDB_PROJECT", help="W&B project.", show_envvar=False)

@@ -66,12 +66,13 @@ def finish(live: Live | None, run: Path, console: Console) -> None:
     """Waits a little for W&B to be complete, and says so if it is not."""
     problem = live.finish(END_WAIT_S) if live is not None else None
     if problem is not None:
-        console.print(f"[yellow]W&B:[/yellow] {escape(problem)}: {_later(run)}", soft_wrap=True)
+        what = problem if problem.startswith("W&B") else f"W&B: {problem}"
+        console.print(f"[yellow]note:[/yellow] {escape(what)}: {_later(run)}", soft_wrap=True)
 
 
 def sync(run: Path, mode: Literal["online", "offline"], project: str, console: Console) -> int:
     """Sends what W&B lacks; 0, or 1 where a record could not be sent. Raises BenchError."""
-    _check(run, mode)
+    _check(run, mode, ", or use --mode offline")
     from voxbench.benchmark.tracking.sync import Syncer
 
     done = Syncer(run, mode, project).sync(final=True)
@@ -83,17 +84,17 @@ def sync(run: Path, mode: Literal["online", "offline"], project: str, console: C
 
 def dashboard(run: Path, project: str, entity: str | None, console: Console) -> None:
     """Makes or updates the workspace and prints its address. Raises BenchError."""
-    _check(run, "online")
+    _check(run, "online", "")
     from voxbench.benchmark.tracking.dashboard import save
 
     console.print(f"dashboard: {save(run, project, entity)}", soft_wrap=True)
 
 
-def _check(run: Path, mode: str) -> None:
+def _check(run: Path, mode: str, instead: str) -> None:
     if not (run / "config.yaml").is_file():
         raise BenchError(f"{run}: not a run folder: it has no config.yaml")
     if mode == "online" and not has_key():
-        raise BenchError(f"{NO_KEY}, or use --mode offline")
+        raise BenchError(f"{NO_KEY}{instead}")
 
 
 def _later(run: Path) -> str:
