@@ -90,11 +90,13 @@ def run(
         "runs/run"
     ),
     cache: Annotated[
-        Path | None, typer.Option(help="Where prepared volumes are kept between runs [user cache folder].")
+        Path | None,
+        typer.Option(help="Where prepared volumes are kept between runs; not given: the user's cache folder."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share the grid [CPU: one a core; GPU: 1].")
+        int | None,
+        typer.Option(min=1, help="Processes that share the grid; not given: one a core on a CPU, one on a GPU."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost; run nothing.")] = (
         False
