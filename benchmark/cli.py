@@ -168,11 +168,25 @@ def list_(
 @app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Add the seed paper's published numbers, marked as from another cohort.")
+    ] = False,
 ) -> None:
     """Make tables, statistics and plots anew from a run folder."""
     from voxbench.benchmark.command_report import show_report
 
-    show_report(run_folder, console)
+    show_report(run_folder, console, reference=reference)
+
+
+@app.command()
+def compare(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Two run folders or more.")],
+    out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/comparison"),
+) -> None:
+    """Merge runs (other seeds, datasets, machines) into one report; runs of different protocols are refused."""
+    from voxbench.benchmark.command_report import show_comparison
+
+    show_comparison(run_folders, out, console)
 
 
 @app.command("wandb-sync")
