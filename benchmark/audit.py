@@ -53,10 +53,11 @@ class Audit:
             return
         first = self.findings[0]
         a, b = first.pairs[0]
+        pairs = sum(len(finding.pairs) for finding in self.findings)
         raise AuditError(
             f"leak: {first.where}: {first.what}: {name(a)} and test volume {name(b)}"
-            f" ({sum(len(f.pairs) for f in self.findings)} such pairs in all, listed in audit.json): "
-            "remove the copies, or give volumes of one patient the same patient_id"
+            f" ({pairs} such pairs in all, listed in audit.json): remove the copies, give "
+            "volumes of one person one patient id, or look at near-duplicates and --set audit.near_duplicates=warn"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from voxbench.benchmark import registry
@@ -20,7 +21,10 @@ def catalogue(kind: Literal["methods", "datasets", "encoders", "presets"]) -> li
         except BenchError as error:
             rows.append({"name": name, "about": str(error), "options": {}})
             continue
-        options = {key: field.default for key, field in found.Options.model_fields.items()}
+        options = {
+            key: "required" if field.is_required() else json.loads(json.dumps(field.get_default(True), default=str))
+            for key, field in found.Options.model_fields.items()
+        }
         rows.append({"name": name, "about": found.about, "options": options})
     return rows
 

@@ -142,7 +142,13 @@ def run(
         wandb=wandb.value if wandb else None,
         wandb_project=wandb_project,
     )
-    raise typer.Exit(command_run.execute(given, console))
+    try:
+        code = command_run.execute(given, console)
+    except KeyboardInterrupt:
+        problems.print("stopped: what is done is kept, and the same command goes on from there", soft_wrap=True)
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # worker processes are gone, and threads that wait for them need not be waited for
+    raise typer.Exit(code)
 
 
 @app.command("list")
@@ -229,20 +235,13 @@ def main() -> None:
     """Entry point of ``bench``: user errors are one line each on stderr, with exit code 2."""
     # A scheduler's SIGTERM ends a run as Ctrl-C does: what is done stays, and the same command goes on.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    from voxbench.benchmark.errors import USER_ERRORS
+    from voxbench.benchmark.work import EXPECTED
 
     try:
         app()
-    except USER_ERRORS as error:
+    except (*EXPECTED, OSError) as error:
         problems.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(USER_ERROR)
-    except OSError as error:
-        problems.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        problems.print("stopped: what is done is kept, and the same command goes on from there", soft_wrap=True)
-        sys.stdout.flush()
-        os._exit(INTERRUPTED)  # worker processes are gone; threads that wait for them need not be waited for
 
 
 if __name__ == "__main__":

@@ -75,13 +75,13 @@ def execute(given: Arguments, console: Console) -> int:
         with GridProgress(console, names, {key: efforts[key] for key in names}, "grid") as listen:
             try:
                 run.work(tasks, listen)
-            except KeyboardInterrupt:
-                run.collect()
+            except (KeyboardInterrupt, OSError):
+                run.collect()  # what is done stands in the tables
                 raise
     cells = run.collect()
     show_report(runtime.out, console)
     command_wandb.finish(live, runtime.out, console)
-    return _verdict(cells, console)
+    return _verdict([cell for cell in cells if cell["key"] in run.plan.cells], console)
 
 
 def configuration(given: Arguments) -> tuple[Config, Runtime]:
@@ -101,10 +101,16 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
     }
     flags["protocol"] = {key: value for key, value in protocol.items() if value is not None}
     preset = read_preset(given.preset)
+    if not isinstance(preset.get("dataset"), dict):
+        raise BenchError(f"preset {given.preset}: dataset: expected a mapping with a name")
     if given.dataset is not None and flags["dataset"]["name"] != preset.get("dataset", {}).get("name"):
         preset = {key: value for key, value in preset.items() if key != "dataset"}  # options of another dataset
     layers = [preset, flags, *(parse_setting(text) for text in given.settings)]
     config = resolve(layers, _methods(given.methods))
+    if given.seeds is None and len(config.protocol.seeds) == 1 and build_dataset(config, root).has_official_split:
+        # One split has no folds to replicate over: as many seeds take their place.
+        seeds = {"protocol": {"seeds": list(range(config.protocol.folds))}}
+        config = resolve([*layers, seeds], _methods(given.methods))
     device = resolve_device(given.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     runtime = Runtime(
@@ -125,6 +131,8 @@ def _dataset(text: str, root: Path | None) -> tuple[str, Path | None]:
         return text, root
     path = Path(text)
     if path.exists():
+        if root is not None:
+            raise BenchError("--data-root: a manifest's paths are relative to the manifest: leave --data-root out")
         return "manifest", path
     if path.suffix or "/" in text:
         raise BenchError(f"--dataset {text}: no such file or folder")
@@ -144,6 +152,8 @@ def _seeds(text: str | None) -> list[int] | None:
     numbers = _numbers("--seeds", text, int)
     if text is None or numbers is None or "," in text:
         return numbers
+    if not numbers:
+        raise BenchError("--seeds: give a number of seeds, or a list")
     if numbers[0] < 1:
         raise BenchError(f"--seeds {text}: a number of seeds is at least 1; for the seed 0 alone write 0,")
     return list(range(numbers[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -122,6 +123,7 @@ class Config(_Model):
         data |= {"dataset": self.dataset.identity(), "encoder": self.encoder.identity()}
         for grid in ("fractions", "seeds"):
             del data["protocol"][grid]
+        del data["audit"]  # decides whether a run is refused, not what it finds
         return data
 
 
@@ -160,6 +162,17 @@ def read_preset(name: str) -> dict[str, Any]:
     return data
 
 
+class _Scalars(yaml.SafeLoader):
+    """YAML in which yes, no, on and off are words (they are class names), and only true and false are booleans."""
+
+
+_Scalars.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Scalars.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tTfF"))
+
+
 def parse_setting(text: str) -> dict[str, Any]:
     """``a.b.c=value`` as nested mappings; the value is read as YAML. Raises BenchError without '='."""
     path, equals, raw = text.partition("=")
@@ -167,7 +180,7 @@ def parse_setting(text: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise BenchError(f"--set {text!r}: expected key=value, e.g. --set finetune.lr=0.001")
     try:
-        value: Any = yaml.safe_load(raw)
+        value: Any = yaml.load(raw, _Scalars)
     except yaml.YAMLError:
         value = raw
     for key in reversed(keys):
@@ -193,9 +206,14 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
     data: dict[str, Any] = {}
     for layer in layers:
         data = merge(data, layer)
-    options = dict(data.get("methods") or {})
+    options = data.get("methods") or {}
+    if not isinstance(options, Mapping) or not all(isinstance(value, Mapping | None) for value in options.values()):
+        raise BenchError("methods: expected options by method, e.g. --set methods.spark.mask_ratio=0.5")
+    for name, own in options.items():
+        if name in registry.names("methods"):  # also of methods that do not run: a mistyped option is a mistake
+            validated(registry.load("methods", name).Options, own or {}, f"methods.{name}")
     if methods is not None:
-        specs = {registry.method_name(spec): spec for spec in methods}
+        specs = _specs(methods)
         unknown = [name for name in options if name not in specs and name not in registry.names("methods")]
         if unknown:
             raise BenchError(f"methods.{unknown[0]}: no such method: {nearest(unknown[0], registry.names('methods'))}")
@@ -222,10 +240,26 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
     )
 
 
+def _specs(methods: Sequence[str]) -> dict[str, str]:
+    """Name -> spec. Raises BenchError where two have one name."""
+    specs: dict[str, str] = {}
+    for spec in methods:
+        name = registry.method_name(spec)
+        if specs.get(name, spec) != spec or (".py:" in spec and name in registry.names("methods")):
+            raise BenchError(f"{spec}: another method is called {name!r}: give the class another `name`")
+        specs[name] = spec
+    return specs
+
+
 def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
     """`data` as `model`; a BenchError names each wrong key with the nearest right one, and each wrong value."""
+    lists = {
+        key: [word.strip() for word in value.split(",")]
+        for key, value in data.items()
+        if isinstance(value, str) and key in model.model_fields and "tuple" in str(model.model_fields[key].annotation)
+    }
     try:
-        return model.model_validate(dict(data))
+        return model.model_validate({**data, **lists})
     except ValidationError as error:
         raise BenchError(_readable(error, where, model.model_fields)) from error
 

@@ -41,10 +41,10 @@ def by_unit(items: Sequence[Item], scores: Scores) -> Scored:
     for row, item in enumerate(items):
         rows[item.scored_unit].append(row)
     labels = []
-    for unit, members in rows.items():
+    for members in rows.values():
         found = {items[row].label for row in members}
         if len(found) != 1 or None in found:
-            raise ValueError(f"the crops of unit {unit!r} carry different labels, or none: {sorted(map(str, found))}")
+            raise ValueError(f"the crops of one unit carry different labels, or none: {sorted(map(str, found))}")
         labels.append(items[members[0]].label)
     return Scored(
         items=tuple(items[members[0]] for members in rows.values()),
@@ -54,7 +54,12 @@ def by_unit(items: Sequence[Item], scores: Scores) -> Scored:
 
 
 def choose_threshold(val: Scored) -> float:
-    """The score that divides the classes best on validation: largest sensitivity + specificity (Youden, 1950)."""
+    """The score that divides the classes best on validation: largest sensitivity + specificity (Youden, 1950).
+
+    0.5 where validation has one class only.
+    """
+    if len(np.unique(val.labels)) < 2:
+        return 0.5
     false_positive, true_positive, thresholds = roc_curve(val.labels, val.scores[:, 1])
     best = int(np.argmax(true_positive - false_positive))
     # roc_curve's first threshold is infinite: it calls everything negative.

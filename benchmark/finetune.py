@@ -49,6 +49,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
     Raises BenchError where a class has no label to learn from, UndefinedMetricError, NonFiniteLossError.
     """
     recipe = context.config.finetune
+    weight = class_weights(context, plan)
     with Meter(context.device) as meter:
         model = _model(context, plan)
         loader = Loader(
@@ -61,7 +62,6 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
             labelled=True,
         )
         steps = max(recipe.min_steps, recipe.epochs * loader.steps_per_epoch)
-        weight = class_weights(context, plan)
         training = start(model, recipe, steps)
         selection = _Selection(context, plan, model, weight, steps, progress)
 
@@ -71,9 +71,10 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
 
         optimise(training, loss, loader, recipe, on_step=selection)
         model.load_state_dict(selection.best)
-        val = _scored(context, plan.val, model)
+        val = _scored(context, plan.val, model, selection.seen)
         threshold = choose_threshold(val) if val.scores.shape[1] == 2 else None
-        test = _scored(context, plan.test, model)
+        tested: set[int] = set()
+        test = _scored(context, plan.test, model, tested)
         values = metrics(test, threshold)
     return {
         "result_version": RESULT_VERSION,
@@ -91,7 +92,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
         "seen": {
             "train": sorted(context.bank.hashes[i] for i in loader.seen),
             "val": sorted(context.bank.hashes[i] for i in selection.seen),
-            "test": sorted(context.bank.hashes[i] for i in plan.test),
+            "test": sorted(context.bank.hashes[i] for i in tested),
         },
     }
 
@@ -111,14 +112,15 @@ def class_weights(context: Context, plan: CellPlan) -> Tensor:
     return (counts.sum() / (len(classes) * counts)).to(context.device)
 
 
-def predict(context: Context, members: Sequence[int], model: nn.Module) -> npt.NDArray[np.float64]:
-    """Logits [M, K] of unaugmented volumes, in eval mode and float32."""
+def predict(context: Context, members: Sequence[int], model: nn.Module, seen: set[int]) -> npt.NDArray[np.float64]:
+    """Logits [M, K] of unaugmented volumes, in eval mode and float32; `seen` gets what was served, for the audit."""
     model.eval()
+    parts = []
     with torch.no_grad():
-        parts = [
-            model(context.bank.batch(members[first : first + PREDICT_BATCH], context.device)).float().cpu()
-            for first in range(0, len(members), PREDICT_BATCH)
-        ]
+        for first in range(0, len(members), PREDICT_BATCH):
+            batch = members[first : first + PREDICT_BATCH]
+            parts.append(model(context.bank.batch(batch, context.device)).float().cpu())
+            seen.update(batch)
     return torch.cat(parts).double().numpy()
 
 
@@ -131,8 +133,8 @@ def _model(context: Context, plan: CellPlan) -> Classifier:
     return placed(model, context.device)
 
 
-def _scored(context: Context, members: Sequence[int], model: nn.Module) -> Scored:
-    logits = torch.from_numpy(predict(context, members, model))
+def _scored(context: Context, members: Sequence[int], model: nn.Module, seen: set[int]) -> Scored:
+    logits = torch.from_numpy(predict(context, members, model, seen))
     return by_unit([context.bank.items[i] for i in members], logits.softmax(dim=1).numpy())
 
 
@@ -167,9 +169,8 @@ class _Selection:
         self.progress(training.step, training.steps)
         if training.step % self.every and training.step < training.steps:
             return False
-        logits = torch.from_numpy(predict(self.context, self.val, self.model))
+        logits = torch.from_numpy(predict(self.context, self.val, self.model, self.seen))
         self.model.train()
-        self.seen.update(self.val)
         loss = float(functional.cross_entropy(logits, self.labels, self.weight))
         self.curve.append({"step": training.step, "train_loss": training.curve[-1]["loss"], "val_loss": loss})
         if not math.isfinite(loss):

@@ -12,7 +12,7 @@ from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.keys import RESULT_VERSION, derive_seed, digest
 from voxbench.datasets.base import Dataset, Item
 from voxbench.datasets.splits import Fold, cross_validation, fraction_of, official_fold
-from voxbench.methods.base import Stage
+from voxbench.methods.base import MethodError, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,9 @@ class Plan:
     skipped: dict[str, str] = field(default_factory=dict)  # methods that do not apply, and why
 
 
-def make_plan(config: Config, dataset: Dataset, items: Sequence[Item]) -> Plan:
-    """Raises DatasetError or BenchError where the configuration does not fit the data."""
-    planner = _Planner(config, dataset, items)
+def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str) -> Plan:
+    """`items` and `fingerprint` as the bank has them. Raises DatasetError or BenchError where they do not fit."""
+    planner = _Planner(config, dataset, items, fingerprint)
     for method in config.methods:
         planner.add(method)
     if not planner.plan.cells:
@@ -83,19 +83,24 @@ def folds_of(config: Config, dataset: Dataset, items: Sequence[Item]) -> list[Fo
 
 
 class _Planner:
-    def __init__(self, config: Config, dataset: Dataset, items: Sequence[Item]) -> None:
+    def __init__(self, config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str) -> None:
         self.config = config
         self.dataset = dataset
         self.items = items
         self.shape: Shape = dataset.shape
-        self.fingerprint = dataset.fingerprint()
+        self.fingerprint = fingerprint
         self.folds = folds_of(config, dataset, items)
-        self.pool = tuple(i for i, item in enumerate(items) if item.label is None)
+        # Unlabelled rows of an official validation or test part belong to that part.
+        self.pool = tuple(i for i, item in enumerate(items) if item.label is None and item.split in (None, "train"))
         self.plan = Plan()
 
     def add(self, method: str) -> None:
         """Plans all cells of one method, and the stages behind them."""
-        stages = build_method(self.config, method, self.shape, 0, None).stages()
+        try:
+            stages = build_method(self.config, method, self.shape, 0, None).stages()
+        except MethodError as error:
+            self.plan.skipped[method] = f"{error}: left out"
+            return
         if self.dataset.normal is None and any(stage.cohort == "normal" for stage in stages):
             self.plan.skipped[method] = (
                 f"{method} learns from normal volumes, and {self.config.dataset.name} has no class that means normal: "
@@ -116,9 +121,10 @@ class _Planner:
             val = tuple(fraction_of(self.items, fold.val, share, draw, least=protocol.min_val_per_class))
         normals = self._normals(train if protocol.name == "strict" else fold.train)
         replicate = number if protocol.pretrain_per_fold else None
+        unlabelled = self._unlabelled(fold)
         keys: list[str] = []
         for index, stage in enumerate(stages):
-            members = normals if stage.cohort == "normal" else (self.pool or fold.train)
+            members = normals if stage.cohort == "normal" else unlabelled
             labels = normals if stage.cohort == "normal" else ()
             planned = self._stage(method, index, stage, seed, replicate, members, labels, tuple(keys))
             self.plan.stages[planned.key] = planned
@@ -189,6 +195,11 @@ class _Planner:
             labels=labels,
             upstream=upstream,
         )
+
+    def _unlabelled(self, fold: Fold) -> tuple[int, ...]:
+        """The pool less the volumes of people who are tested (one side may be labelled); or the training part."""
+        tested = {self.items[i].patient for i in fold.test}
+        return tuple(i for i in self.pool if self.items[i].patient not in tested) or fold.train
 
     def _normals(self, members: Sequence[int]) -> tuple[int, ...]:
         return tuple(i for i in members if self.items[i].label == self.dataset.normal)

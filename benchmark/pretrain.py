@@ -13,11 +13,12 @@ from torch import Tensor
 from voxbench.benchmark.assemble import build_method, placed
 from voxbench.benchmark.context import Context, Progress
 from voxbench.benchmark.costs import Meter, device_name
+from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.plan import StagePlan
 from voxbench.benchmark.showcase import write_examples
 from voxbench.benchmark.targets import Targets, evaluating
-from voxbench.benchmark.train import Training, optimise, start
+from voxbench.benchmark.train import NonFiniteLossError, Training, optimise, start
 from voxbench.datasets.loader import Draw, Loader
 from voxbench.methods.base import Batch, Method, Stage
 
@@ -31,6 +32,11 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
 
     Raises NonFiniteLossError if it diverges, MethodError if the method cannot work with the data.
     """
+    if len(plan.members) < 2:
+        raise BenchError(
+            f"stage {plan.name!r} has {len(plan.members)} volumes to learn from, and needs 2: use a larger fraction or "
+            "add volumes"
+        )
     method, stage = _rebuilt(context, plan)
     recipe = context.config.prior if stage.budget == "prior" else context.config.pretrain
     placed(method, context.device)
@@ -48,7 +54,7 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
         )
         per_step = loader.batch * stage.views
         training = start(stage.module, recipe, max(1, math.ceil(recipe.volumes / per_step)))
-        watch = _Watch(context, plan, stage, progress)
+        watch = _Watch(context, plan, stage, loader, progress)
         watch.resume(training)
         optimise(
             training,
@@ -63,8 +69,9 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
             with torch.no_grad():
                 stage.finish(loader.plain())
     watch.final(training)
-    shown = write_examples(context, plan, stage)
-    record = {
+    context.store.save_weights(plan.key, "module", stage.module.state_dict())
+    context.store.save_weights(plan.key, "encoder", method.encoder.state_dict())
+    return {
         "result_version": RESULT_VERSION,
         "key": plan.key,
         "status": "ok",
@@ -85,11 +92,16 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
         "device": device_name(context.device),
         "upstream": list(plan.upstream),
         "seen": sorted(context.bank.hashes[i] for i in loader.seen),
-        **shown,
+        **_shown(context, plan, stage),
     }
-    context.store.save_weights(plan.key, "module", stage.module.state_dict())
-    context.store.save_weights(plan.key, "encoder", method.encoder.state_dict())
-    return record
+
+
+def _shown(context: Context, plan: StagePlan, stage: Stage) -> dict[str, Any]:
+    """What the report shows of the stage; a figure that cannot be drawn does not undo the training behind it."""
+    try:
+        return write_examples(context, plan, stage)
+    except Exception as error:  # a third party's `reconstruct` may fail in any way
+        return {"showcase_error": f"{type(error).__name__}: {error}"}
 
 
 def _rebuilt(context: Context, plan: StagePlan) -> tuple[Method, Stage]:
@@ -115,8 +127,9 @@ def _targets(context: Context, plan: StagePlan, stage: Stage, method: Method) ->
 class _Watch:
     """Called after each step: progress, collapse, checkpoints."""
 
-    def __init__(self, context: Context, plan: StagePlan, stage: Stage, progress: Progress) -> None:
+    def __init__(self, context: Context, plan: StagePlan, stage: Stage, loader: Loader, progress: Progress) -> None:
         self.context = context
+        self.loader = loader
         self.plan = plan
         self.embed = stage.embed
         self.module = stage.module
@@ -134,6 +147,7 @@ class _Watch:
         if state is not None:
             training.load(state["training"])
             self.seconds_before = float(state["seconds"])
+            self.loader.seen.update(state["seen"])
             self.started_at = training.step
 
     def __call__(self, training: Training) -> bool:
@@ -145,7 +159,8 @@ class _Watch:
         if now - self.saved > CHECKPOINT_EVERY_S and training.step < training.steps:
             self.saved = now
             seconds = self.seconds_before + now - self.clock
-            self.context.store.save_checkpoint(self.plan.key, {"training": training.state(), "seconds": seconds})
+            state = {"training": training.state(), "seconds": seconds, "seen": sorted(self.loader.seen)}
+            self.context.store.save_checkpoint(self.plan.key, state)
         return False
 
     def final(self, training: Training) -> None:
@@ -161,6 +176,8 @@ class _Watch:
             return
         with torch.no_grad(), evaluating(self.module):
             embedded = self.embed(self.context.bank.batch(self.probe, self.context.device)).float()  # [P, E]
+        if not bool(torch.isfinite(embedded).all()):
+            raise NonFiniteLossError(f"embeddings are not finite at step {training.step}: lower the learning rate")
         self.collapse = collapse_of(embedded)
         training.curve[-1]["collapse"] = self.collapse
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
+from voxbench.benchmark.errors import BenchError
 from voxbench.datasets.base import Dataset, Item
 
 
@@ -54,7 +55,10 @@ def _user_salt(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        return path.read_bytes()
+        salt = path.read_bytes()
+        if not salt:
+            raise BenchError(f"{path} is empty: delete it, and it is made anew") from None
+        return salt
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     return path.read_bytes()

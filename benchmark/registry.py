@@ -37,7 +37,12 @@ def load(kind: Kind, spec: str) -> Any:
 
 def method_name(spec: str) -> str:
     """The name under which results of `spec` are kept: a file's class says it itself."""
-    return str(load("methods", spec).name) if ".py:" in spec else spec
+    if ".py:" not in spec:
+        return spec
+    found = load("methods", spec)
+    if not isinstance(getattr(found, "name", None), str):
+        raise BenchError(f"{spec}: the class needs a `name`, under which its results are kept")
+    return str(found.name)
 
 
 def source_digest(spec: str) -> str | None:
@@ -53,7 +58,7 @@ def _from_entry_point(kind: Kind, name: str) -> Any:
         raise BenchError(f"no {kind[:-1]} is called {name!r}: {nearest(name, known)}")
     try:
         return known[name].load()
-    except ImportError as error:
+    except Exception as error:  # a third party's package may fail in any way
         raise BenchError(f"{kind[:-1]} {name!r} cannot be imported ({error}): install what it needs") from error
 
 

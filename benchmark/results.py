@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from voxbench.benchmark import registry
+from voxbench.benchmark.config import Config
 from voxbench.benchmark.plan import Plan
 from voxbench.benchmark.store import Store
 
@@ -39,16 +41,17 @@ COLUMNS = [
 SLOT = ("method", "fraction", "fold", "seed")
 
 
-def current_cells(store: Store, plan: Plan | None) -> list[dict[str, Any]]:
+def current_cells(store: Store, plan: Plan, config: Config) -> list[dict[str, Any]]:
     """The records that stand in the tables.
 
-    Where the plan fills a slot (method, fraction, fold, seed), its own key counts and others (an older version of a
-    method's file, say) do not; slots of earlier plans in the same folder are kept.
+    Where the plan fills a slot (method, fraction, fold, seed), its own key counts; slots of earlier plans in the same
+    folder are kept, unless the method's file has changed since.
     """
+    planned = {(c.method, c.fraction, c.fold, c.seed): key for key, c in plan.cells.items()}
+    sources = {name: registry.source_digest(config.method_spec(name)) for name in config.methods}
     found = [cell for cell in store.cells() if "cell" in cell]
-    if plan is not None:
-        planned = {(c.method, c.fraction, c.fold, c.seed): key for key, c in plan.cells.items()}
-        found = [cell for cell in found if planned.get(slot_of(cell), cell["key"]) == cell["key"]]
+    found = [cell for cell in found if planned.get(slot_of(cell), cell["key"]) == cell["key"]]
+    found = [cell for cell in found if sources.get(cell["cell"]["method"], cell["source"]) == cell["source"]]
     return sorted(found, key=slot_of)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from pydantic import ValidationError
 
 from voxbench.benchmark.audit import Audit, audit_plan, audit_seen
 from voxbench.benchmark.config import Config, Runtime, merge
@@ -40,7 +41,7 @@ class Run:
     @classmethod
     def planned(cls, config: Config, runtime: Runtime, dataset: Dataset, bank: VolumeBank) -> Run:
         """Plans; writes nothing."""
-        plan = make_plan(config, dataset, bank.items)
+        plan = make_plan(config, dataset, bank.items, bank.fingerprint)
         return cls(config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out))
 
     def done(self) -> set[str]:
@@ -60,7 +61,7 @@ class Run:
 
     def open_folder(self) -> None:
         """Makes the run folder, or checks that what it holds can stand in one table with this run."""
-        earlier = _read_config(self.store)
+        earlier = _read_config(self.store) if self.store.has_results() else None
         if earlier is not None:
             _check_same(earlier, self.config, self.store)
         write = self.store
@@ -72,7 +73,7 @@ class Run:
                 data["protocol"][key] = sorted({*earlier["protocol"][key], *data["protocol"][key]})
         dataset = _describe(self)
         known = read_json(write.root / "dataset.json")
-        if known is not None and known["fingerprint"] != dataset["fingerprint"]:
+        if earlier is not None and known is not None and known["fingerprint"] != dataset["fingerprint"]:
             raise BenchError(
                 f"{write.root} holds results on other data (fingerprint {known['fingerprint'][:12]}, now "
                 f"{dataset['fingerprint'][:12]}): choose another --out"
@@ -102,7 +103,7 @@ class Run:
 
     def collect(self) -> list[dict[str, Any]]:
         """Audits what was really served, writes the tables, and returns the cells that stand in them."""
-        cells = current_cells(self.store, self.plan)
+        cells = current_cells(self.store, self.plan, self.config)
         seen_cells = {cell["key"]: cell["seen"] for cell in cells if cell["status"] == "ok"}
         records = {key: self.store.stage(key) for key in self.plan.stages}
         seen_stages = {key: record["seen"] for key, record in records.items() if record and _ok(record)}
@@ -149,7 +150,14 @@ def _ok(record: Mapping[str, Any] | None) -> bool:
 
 def _read_config(store: Store) -> dict[str, Any] | None:
     path = store.root / "config.yaml"
-    return yaml.safe_load(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        data = yaml.safe_load(path.read_text())
+        Config.model_validate(data)
+    except (yaml.YAMLError, ValidationError) as error:
+        raise BenchError(f"{path}: not a configuration of this version of voxbench: choose another --out") from error
+    return dict(data)
 
 
 def _check_same(earlier: Mapping[str, Any], config: Config, store: Store) -> None:
@@ -184,7 +192,7 @@ def _describe(run: Run) -> dict[str, Any]:
         "about": run.dataset.about,
         "classes": list(classes),
         "shape": list(run.dataset.shape),
-        "fingerprint": run.dataset.fingerprint(),
+        "fingerprint": run.bank.fingerprint,
         "is_phantom": run.dataset.is_phantom,
         "official_split": run.dataset.has_official_split,
         "n_labelled": len(labelled),

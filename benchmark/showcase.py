@@ -18,6 +18,7 @@ from voxbench.benchmark.store import write_atomically
 from voxbench.methods.base import Stage
 
 SHOWN = 6  # volumes in a figure
+AT_ONCE = 8  # volumes in memory: full-resolution maps of many channels are large
 SCORED = 48  # volumes with a lesion in the localisation score
 
 
@@ -35,7 +36,10 @@ def write_examples(context: Context, plan: StagePlan, stage: Stage) -> dict[str,
         return {}
     volumes = context.bank.batch(chosen, context.device)  # [N, C, D, H, W]
     with torch.no_grad():
-        shown = stage.reconstruct(volumes, generator(plan.key, "examples")).float().cpu().numpy()
+        rng = generator(plan.key, "examples")
+        shown = np.concatenate(
+            [stage.reconstruct(part, rng).float().cpu().numpy() for part in torch.split(volumes, AT_ONCE)]
+        )
     masks = [context.dataset.lesion_mask(context.bank.items[i]) for i in chosen]
     few = slice(0, SHOWN)
     images = {

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import secrets
 import socket
 import tempfile
 import threading
@@ -17,7 +16,8 @@ from typing import Any, BinaryIO
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from voxbench.benchmark.errors import BenchError
@@ -88,6 +88,10 @@ class Store:
         """A stage's record, ok or failed."""
         return read_json(self.stage_folder(key) / "stage.json")
 
+    def has_results(self) -> bool:
+        """Whether any stage or cell has a record."""
+        return any(self.root.glob("cells/*/*.json")) or any(self.root.glob("stages/*/stage.json"))
+
     def cells(self) -> list[dict[str, Any]]:
         """All results in the folder, by path."""
         found = (read_json(path) for path in sorted((self.root / "cells").glob("*/*.json")))
@@ -95,11 +99,8 @@ class Store:
 
     def save_weights(self, key: str, name: str, state: Mapping[str, Tensor]) -> None:
         """State dict to ``stages/<key>/<name>.safetensors``."""
-        path = self.stage_folder(key) / f"{name}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, temporary)
-        temporary.replace(path)
+        whole = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+        write_atomically(self.stage_folder(key) / f"{name}.safetensors", lambda file: file.write(to_bytes(whole)))
 
     def load_weights(self, key: str, name: str) -> dict[str, Tensor]:
         """What `save_weights` wrote."""

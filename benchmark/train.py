@@ -88,15 +88,30 @@ def optimise(
     Raises NonFiniteLossError naming the step.
     """
     device = loader.device
+    training.module.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        _steps(training, loss, loader, recipe, after_step, on_step)
+
+
+def _steps(
+    training: Training,
+    loss: Callable[[Draw], Tensor],
+    loader: Loader,
+    recipe: Recipe,
+    after_step: Callable[[float], None] | None,
+    on_step: Callable[[Training], bool] | None,
+) -> None:
+    device = loader.device
     every = max(1, math.ceil(training.steps / CURVE_POINTS))
     check_every = GPU_CHECK_EVERY if device.type == "cuda" else 1
     losses: list[Tensor] = []
-    training.module.train()
     while training.step < training.steps:
         rate = learning_rate(recipe, training.step, training.steps)
         for group in training.optimizer.param_groups:
             group["lr"] = rate
         draw = loader.draw(training.step)
+        # Methods draw from `draw.rng`, but layers such as nn.Dropout know the global generator only.
+        torch.manual_seed(draw.rng.initial_seed())
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             value = loss(draw)
         training.optimizer.zero_grad(set_to_none=True)

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from voxbench.benchmark import registry
 from voxbench.benchmark.context import Context, Progress
 from voxbench.benchmark.errors import USER_ERRORS
 from voxbench.benchmark.evaluate import Scored, UndefinedMetricError
@@ -19,7 +20,13 @@ from voxbench.benchmark.train import NonFiniteLossError
 
 Job = StagePlan | CellPlan
 Outcome = Literal["ok", "failed", "busy"]
-EXPECTED = (*USER_ERRORS, UndefinedMetricError, NonFiniteLossError)
+
+
+class StageFailedError(RuntimeError):
+    """What a job builds on has failed."""
+
+
+EXPECTED = (*USER_ERRORS, UndefinedMetricError, NonFiniteLossError, StageFailedError)
 
 
 def perform(context: Context, job: Job, provenance: Mapping[str, Any], progress: Progress) -> Outcome:
@@ -35,7 +42,11 @@ def perform(context: Context, job: Job, provenance: Mapping[str, Any], progress:
         except Exception as error:  # a failed job is a result: the rest of the grid goes on
             record = failure(job, error)
         record["provenance"] = dict(provenance)
-        save(context, job, record)
+        try:
+            save(context, job, record)
+        except ValueError as error:  # NaN is not JSON: the job's figures are worthless, and it must be said
+            record = {**failure(job, error), "provenance": dict(provenance)}
+            save(context, job, record)
     return "ok" if record["status"] == "ok" else "failed"
 
 
@@ -53,22 +64,21 @@ def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
         if record["status"] == "ok":
             context.store.drop_checkpoint(job.key)
     else:
-        record = {
-            **record,
-            "cell": cell_names(context, job),
-            "labels": label_counts(job),
-            "stages": list(job.stages),
-        }
+        source = registry.source_digest(context.config.method_spec(job.method))
+        names, labels = cell_names(context, job), label_counts(context, job)
+        record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), "source": source}
         write_json(context.store.cell_path(job.method, job.key), record)
 
 
 def failure(job: Job, error: BaseException) -> dict[str, Any]:
     """The record of a failed job: one line for the table and the whole traceback."""
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    stage = {"method": job.method, "stage": job.name, "seed": job.seed} if isinstance(job, StagePlan) else {}
     return {
         "result_version": RESULT_VERSION,
         "key": job.key,
         "status": "failed",
+        **stage,
         "error": line if isinstance(error, EXPECTED) else f"{type(error).__name__}: {line}",
         "traceback": "".join(traceback.format_exception(error)),
     }
@@ -88,13 +98,17 @@ def cell_names(context: Context, plan: CellPlan) -> dict[str, Any]:
     }
 
 
-def label_counts(plan: CellPlan) -> dict[str, int]:
-    """Labelled volumes that the cell spent."""
+def label_counts(context: Context, plan: CellPlan) -> dict[str, int]:
+    """Labels that the cell spent: crops of one unit share one label."""
+
+    def labels(*members: int) -> int:
+        return len({context.bank.items[i].scored_unit for i in members})
+
     return {
-        "n_train": len(plan.train),
-        "n_val": len(plan.val),
-        "n_normal": len(plan.normals),
-        "n_spent": len({*plan.train, *plan.val, *plan.normals}),
+        "n_train": labels(*plan.train),
+        "n_val": labels(*plan.val),
+        "n_normal": labels(*plan.normals),
+        "n_spent": labels(*plan.train, *plan.val, *plan.normals),
     }
 
 

@@ -37,7 +37,7 @@ class DatasetError(Exception):
 class DatasetOptions(BaseModel):
     """Base of every dataset's own options (`--set dataset.KEY=VALUE`)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 @dataclass(frozen=True, kw_only=True)

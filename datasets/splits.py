@@ -66,7 +66,7 @@ def cross_validation(items: Sequence[Item], folds: int, val_share: float, seed: 
 def nested_order(items: Sequence[Item], seed: int) -> list[int]:
     """Positions, patient by patient, such that every prefix has about the classes of the whole.
 
-    Patients are shuffled within strata (the multiset of their labels and findings) and each gets the quantile of its
+    Patients are shuffled within strata (the multiset of their labels) and each gets the quantile of its
     place in its stratum; sorting by quantile interleaves the strata (systematic sampling). Prefixes are nested by
     construction, so the 10 % are inside the 50 %.
     """

@@ -18,11 +18,12 @@ import torch
 
 from voxbench.benchmark.context import Context
 from voxbench.benchmark.setup import Setup
-from voxbench.benchmark.work import Job, Outcome, failure, perform, save
+from voxbench.benchmark.work import Job, Outcome, StageFailedError, failure, perform, recorded, save
 
 BUSY_RETRY_S = 5.0
 PROGRESS_EVERY_S = 0.2
 TRIES = 2  # of a job whose worker process died
+PREFIX = "its pretraining failed: "
 
 Event = tuple[Literal["start", "progress", "end"], str, Any]
 Listener = Callable[[Event], None]
@@ -62,6 +63,11 @@ class _Queue:
         self.outcomes: dict[str, Outcome] = {}
         self.not_before: dict[str, float] = {}
         self.tries: dict[str, int] = {}
+
+    @property
+    def suspects(self) -> bool:
+        """Whether a job whose worker died has not ended yet."""
+        return any(key not in self.outcomes for key in self.tries)
 
     def next(self) -> Task | None:
         """A task that may start now, taken from the queue."""
@@ -144,7 +150,9 @@ def _drive(
     running: dict[Future[Outcome], Task] = {}
     while queue.waiting or running:
         # No more than can start at once: so what runs when a worker dies is known, and the order can still change.
-        while len(running) < workers and (task := queue.next()) is not None:
+        # After a death the jobs that were at work run one by one, so that the next death tells whose fault it is.
+        limit = 1 if queue.suspects else workers
+        while len(running) < limit and (task := queue.next()) is not None:
             if not _failed_before(queue, task, context, setup, listen):
                 running[pool.submit(_work, task.job)] = task
         if not running:  # all that is left waits for another process
@@ -165,7 +173,10 @@ def _drive(
 
 def _recover(queue: _Queue, lost: Sequence[Task], context: Context, setup: Setup, listen: Listener) -> None:
     for task in lost:
-        if not queue.again(task.job.key):
+        if (recorded(context, task.job) or {}).get("status") == "ok":  # it had ended just before
+            queue.end(task.job.key, "ok")
+            listen(("end", task.job.key, "ok"))
+        elif not queue.again(task.job.key):
             error = WorkerDiedError(
                 "its worker process died twice, killed from outside or out of memory: use fewer --workers or a smaller "
                 "batch"
@@ -178,7 +189,8 @@ def _failed_before(queue: _Queue, task: Task, context: Context, setup: Setup, li
     if broken is None:
         return False
     record = context.store.stage(broken) or {}
-    error = WorkerDiedError(f"its pretraining stage {record.get('stage', broken)} failed: {record.get('error')}")
+    cause = str(record.get("error")).removeprefix(PREFIX)
+    error = StageFailedError(f"{PREFIX}{cause}")
     _record_failure(queue, task, error, context, setup, listen)
     return True
 

@@ -88,3 +88,23 @@ def test_merge_changes_neither_side() -> None:
     assert merge(a, b) == {"x": {"y": 3, "z": 2}}
     assert a == {"x": {"y": 1, "z": 2}}
     assert b == {"x": {"y": 3}}
+
+
+def test_lists_and_words_may_be_given_as_one_types_them() -> None:
+    assert resolved("encoder.widths=8,8,16,16").encoder.options["widths"] == [8, 8, 16, 16]
+    assert parse_setting("dataset.classes=[no,yes]") == {"dataset": {"classes": ["no", "yes"]}}
+    assert parse_setting("encoder.max_pool=false") == {"encoder": {"max_pool": False}}
+
+
+def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "copy.py"
+    file.write_text("from voxbench.methods.supervised import Supervised\nclass Mine(Supervised):\n    pass\n")
+    with pytest.raises(BenchError, match="another method is called 'supervised'"):
+        resolved(methods=("supervised", f"{file}:Mine"))
+
+
+def test_options_of_methods_that_do_not_run_are_checked_too() -> None:
+    with pytest.raises(BenchError, match="did you mean temperature"):
+        resolved("methods.simclr.temprature=3", methods=("supervised",))
+    with pytest.raises(BenchError, match="expected options by method"):
+        resolved("methods=3")

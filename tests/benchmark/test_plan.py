@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from voxbench.benchmark.audit import audit_plan
+from voxbench.benchmark.config import AuditConfig
 from voxbench.benchmark.runner import Run
 
 Planned = Callable[..., Run]
@@ -69,3 +72,41 @@ def test_keys_follow_what_decides_a_result_and_nothing_else(planned: Planned) ->
     # Fine-tuning does not decide a pretrained stage.
     assert len(keys("finetune.lr=0.01") & before) == 1
     assert keys("augmentation.geometric.noise=[0,0.3]") == before
+
+
+ONE_SIDE = """
+from dataclasses import replace
+from voxbench.datasets.sinus_phantom import SinusPhantom
+
+class OneSide(SinusPhantom):
+    name = "one-side"
+
+    def items(self):
+        # Every patient's right sinus is unlabelled, and so in the pool; its left one is labelled.
+        return [replace(i, label=None, finding=None) if i.side == "right" else i for i in super().items()]
+
+    def fingerprint(self):
+        return "one-side" + super().fingerprint()
+"""
+
+
+def test_the_other_side_of_a_tested_patient_is_not_pretrained_on(planned: Planned, tmp_path: Path) -> None:
+    (tmp_path / "one_side.py").write_text(ONE_SIDE)
+    run = planned(
+        methods="simclr",
+        dataset=f"{tmp_path / 'one_side.py'}:OneSide",
+        settings=("dataset.patients=30", "dataset.pool_patients=6"),
+    )
+    items = run.bank.items
+    for cell in run.plan.cells.values():
+        members = run.plan.stages[cell.stages[0]].members
+        tested = {items[i].patient for i in cell.test}
+        assert not tested & {items[i].patient for i in members}
+        assert {items[i].patient for i in cell.train} <= {items[i].patient for i in members}
+    assert not audit_plan(run.plan, run.bank, AuditConfig()).findings
+
+
+def test_a_method_that_volumes_do_not_suit_is_left_out_with_its_reason(planned: Planned) -> None:
+    run = planned(methods="spark,supervised", settings=("encoder.max_pool=true",))
+    assert {cell.method for cell in run.plan.cells.values()} == {"supervised"}
+    assert "encoder.max_pool=false" in run.plan.skipped["spark"]
