@@ -10,7 +10,7 @@ demo: $(VENV)/.installed          ## all methods on the embedded phantom: table 
 	$(BIN)/bench run --methods all --fractions 0.1,0.5,1.0 --folds 3 --out $(RUN)
 
 test: lint types                  ## what CI runs: lint, types, tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: test                       ## the same, by the name a developer may look for
 
