@@ -1,6 +1,6 @@
 """Reading a scan: what is accepted, which affine holds, and the working grid that registration sees.
 
-World coordinates are mm in RAS+ (x to the patient's right-to-left is negative-to-positive *right*: +x = right hand).
+World coordinates are mm in RAS+: x grows to the patient's right, y to the front, z to the top.
 """
 
 from __future__ import annotations
@@ -46,9 +46,13 @@ class Volume:
 
 @dataclass(frozen=True)
 class Grid:
-    """A volume on a regular grid along the world's axes: voxel i is at `origin + i * step`, mm."""
+    """A volume on a regular grid along the world's axes: voxel i is at `origin + i * step`, mm.
+
+    `valid` marks the voxels that the scan really covers (an oblique scan leaves corners free).
+    """
 
     data: Array
+    valid: npt.NDArray[np.bool_]
     origin: Matrix
     step: float
 
@@ -57,10 +61,12 @@ class Grid:
         return (points - self.origin) / self.step
 
     def sample(self, points: Matrix) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Linear interpolation at world points [N, 3], and which of them lie inside the grid."""
+        """Linear interpolation at world points [N, 3], and which of them lie inside the scan."""
         index = self.to_index(points)
         limit = np.array(self.data.shape) - 1
         inside = np.all((index >= 0) & (index <= limit), axis=1)
+        nearest = np.clip(np.rint(index), 0, limit).astype(np.intp)
+        inside &= self.valid[tuple(nearest.T)]
         values = ndimage.map_coordinates(self.data, index.T, order=1, mode="nearest", output=np.float32)
         return values, inside
 
@@ -162,7 +168,7 @@ def clean(volume: Volume) -> Array:
 def to_grid(volume: Volume, step: float) -> Grid:
     """The scan on a grid of `step` mm along the world's axes, so that any affine (oblique, sheared) is treated alike.
 
-    Outside the scan the value is NaN-free: the lowest value; use `inside_scan` to tell.
+    Outside the scan the value is the lowest one, and `valid` is false.
     """
     data, affine = clean(volume), volume.affine.copy()
     blocks = [max(1, int(step / size * 0.75)) for size in volume.spacing]  # averaging = anti-aliasing
@@ -181,7 +187,13 @@ def to_grid(volume: Volume, step: float) -> Grid:
     out = ndimage.affine_transform(
         data, matrix, offset, output_shape=shape, order=1, mode="constant", cval=float(data.min())
     )
-    return Grid(out.astype(np.float32), low, step)
+    axes = [np.arange(size, dtype=np.float32) for size in shape]
+    valid = np.ones(shape, dtype=bool)
+    for row in range(3):  # the source voxel coordinate of every grid voxel, one axis at a time
+        i, j, k = (axis * np.float32(matrix[row, column]) for column, axis in enumerate(axes))
+        source = i[:, None, None] + j[None, :, None] + k[None, None, :] + np.float32(offset[row])
+        valid &= (source >= -0.5) & (source <= data.shape[row] - 0.5)
+    return Grid(out.astype(np.float32), valid, low, step)
 
 
 def inside_scan(volume: Volume, points: Matrix) -> npt.NDArray[np.bool_]:
