@@ -37,6 +37,8 @@ BINS = 32  # of the joint histogram
 COARSE_MM = 8.0
 SHELL_MM = 24  # of air around the reference head that counts when outlines are laid upon each other
 STAGES_MM = (4.0, 2.0)
+SCHEDULE = ((40, 0.5), (60, 0.4), (60, 0.15))  # steps, and share of the voxels sampled, at 8, 4 and 2 mm
+PUSH = (8.0, 8.0)  # degrees and mm
 STATED = 6  # translations tried in the orientation that the affine states, all refined
 KEPT_COARSE = 4  # other orientations refined
 KEPT_FINE = 3
@@ -137,7 +139,9 @@ def information(
         return 0.0, share
     low, high = float(scan.data.min()), float(scan.data.max())
     bins = np.clip(((found[inside] - low) / (high - low) * BINS).astype(np.intp), 0, BINS - 1)
-    joint = np.bincount(values[inside] * BINS + bins, minlength=BINS * BINS).reshape(BINS, BINS) / inside.sum()
+    joint = (
+        np.bincount(values[inside] * BINS + bins, minlength=BINS * BINS).reshape(BINS, BINS) / inside.sum()
+    )
     expected = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
     filled = joint > 0
     return float(np.sum(joint[filled] * np.log(joint[filled] / expected[filled]))), share
@@ -166,7 +170,9 @@ def make_target(fine: Grid) -> Target:
     low, high = float(grid.data.min()), float(grid.data.max())
     values = np.clip(((grid.data[tuple(index.T)] - low) / (high - low) * BINS).astype(np.intp), 0, BINS - 1)
     around = tuple(
-        ndimage.binary_dilation(head_mask(level, pyramid.threshold), iterations=max(1, round(10 / level.step)))
+        ndimage.binary_dilation(
+            head_mask(level, pyramid.threshold), iterations=max(1, round(10 / level.step))
+        )
         for level in pyramid.levels
     )
     return Target(pyramid, shape, index * grid.step + grid.origin, values, around)
@@ -201,7 +207,9 @@ def coarse_starts(target: Target, scan: Pyramid) -> list[tuple[float, Matrix]]:
     for number, rotation in enumerate(orientations(TURNS)):
         # output voxel o of the turned reference looks up R^T (o - radius) / scale + home
         back = rotation.T / START_SCALE
-        turned = ndimage.affine_transform(target.shape, back, home - back @ np.full(3, radius), (side,) * 3, order=1)
+        turned = ndimage.affine_transform(
+            target.shape, back, home - back @ np.full(3, radius), (side,) * 3, order=1
+        )
         overlap = irfftn(spectrum * np.conj(rfftn(turned, shape)), shape)
         for peak in peaks(overlap, STATED if number == 0 else 1):
             shift = np.where(peak > np.array(shape) - side, peak - shape, peak)  # negative shifts wrap around
@@ -265,13 +273,19 @@ def optimise(
     method.SetMetricSamplingPercentage(min(share, 1.0), seed)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=2.0, minStep=0.02, numberOfIterations=steps, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-6
+        learningRate=2.0,
+        minStep=0.02,
+        numberOfIterations=steps,
+        relaxationFactor=0.6,
+        gradientMagnitudeTolerance=1e-6,
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(model, inPlace=True)
     try:
         method.Execute(fixed, moving)
-    except RuntimeError:  # ITK: too few samples map into the scan; the candidate is worth nothing, not the head
+    except (
+        RuntimeError
+    ):  # ITK: too few samples map into the scan; the candidate is worth nothing, not the head
         return start
     result = np.eye(4)
     result[:3, :3] = np.array(model.GetMatrix()).reshape(3, 3)
@@ -302,21 +316,45 @@ def is_turned(transform: Matrix) -> bool:
     return rotation_angle(nearest_rotation(transform[:3, :3])) > 1
 
 
-def register(target: Target, scan: Pyramid, seed: int) -> Registration:
-    """Lay the reference upon a scan. Deterministic for a seed."""
+def search(target: Target, scan: Pyramid, seed: int) -> Matrix:
+    """The best position of the reference on a scan, from all orientations, to some millimetres."""
     starts = coarse_starts(target, scan)
     middle = target.points.mean(axis=0)
     candidates = [t for _, t in starts if not is_turned(t)]
     candidates += distinct([s for s in starts if is_turned(s[1])], KEPT_COARSE, middle)
-    for level, (keep, affine, steps, share) in enumerate(
-        ((KEPT_FINE, False, 40, 0.5), (1, True, 60, 0.4), (1, True, 60, 0.15))
-    ):
-        reference, near, grid = target.pyramid.levels[level], target.near[level], scan.levels[level]
-        refined = [
-            optimise(reference, near, grid, t, affine=affine, steps=steps, share=share, seed=seed) for t in candidates
-        ]
-        ranked = sorted(((score(target, scan.levels[min(level, 1)], t), t) for t in refined), key=lambda s: -s[0])
-        candidates = distinct(ranked, keep, middle)
-    best = candidates[0]
+    for level, keep, affine in ((0, KEPT_FINE, False), (1, 1, True)):
+        refined = [descend(target, scan, t, level=level, affine=affine, seed=seed) for t in candidates]
+        grid = scan.levels[level]
+        candidates = distinct(
+            sorted(((score(target, grid, t), t) for t in refined), key=lambda s: -s[0]), keep, middle
+        )
+    return candidates[0]
+
+
+def descend(target: Target, scan: Pyramid, start: Matrix, *, level: int, affine: bool, seed: int) -> Matrix:
+    """One optimisation at one level of both pyramids."""
+    steps, share = SCHEDULE[level]
+    reference, near, grid = target.pyramid.levels[level], target.near[level], scan.levels[level]
+    return optimise(reference, near, grid, start, affine=affine, steps=steps, share=share, seed=seed)
+
+
+def register(target: Target, scan: Pyramid, seed: int) -> Registration:
+    """Lay the reference upon a scan. Deterministic for a seed."""
+    best = descend(target, scan, search(target, scan, seed), level=2, affine=True, seed=seed)
     value, share = information(target.points, target.values, scan.levels[1], best)
     return Registration(best, value, share)
+
+
+def again(target: Target, scan: Pyramid, found: Registration, seed: int) -> Matrix:
+    """A second opinion: pushed off by `PUSH`, with other samples, the optimisation should find the same place."""
+    rng = np.random.default_rng(seed)
+    axis = rng.normal(size=3)
+    turn = Rotation.from_rotvec(np.radians(PUSH[0]) * axis / np.linalg.norm(axis)).as_matrix()
+    middle = target.points.mean(axis=0)
+    there = found.transform[:3, :3] @ middle + found.transform[:3, 3]
+    direction = rng.normal(size=3)
+    start = np.eye(4)
+    start[:3, :3] = turn @ found.transform[:3, :3]
+    start[:3, 3] = there + PUSH[1] * direction / np.linalg.norm(direction) - start[:3, :3] @ middle
+    middle_level = descend(target, scan, start, level=1, affine=True, seed=seed + 1)
+    return descend(target, scan, middle_level, level=2, affine=True, seed=seed + 1)

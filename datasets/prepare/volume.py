@@ -127,7 +127,9 @@ def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> V
     if len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
     if len(shape) != 3:
-        raise DatasetError(f"the image is {len(shape)}D {tuple(shape)}, not a 3D volume; export one 3D volume")
+        raise DatasetError(
+            f"the image is {len(shape)}D {tuple(shape)}, not a 3D volume; export one 3D volume"
+        )
     if image.get_data_dtype().fields is not None or image.get_data_dtype().kind == "c":
         raise DatasetError("colour or complex values; export plain intensities")
     if min(shape) < MIN_SLICES:
@@ -135,11 +137,17 @@ def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> V
     affine, notes = header_affine(image)
     extent = np.linalg.norm(affine[:3, :3], axis=0) * shape
     if extent.min() < MIN_EXTENT_MM:
-        raise DatasetError(f"the scan is {extent.min():.0f} mm thick, at least {MIN_EXTENT_MM:.0f} mm are needed")
+        raise DatasetError(
+            f"the scan is {extent.min():.0f} mm thick, at least {MIN_EXTENT_MM:.0f} mm are needed"
+        )
     try:
         data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-    except Exception as error:  # truncated gzip, short file, broken stream: EOFError, OSError, zlib.error, ValueError
-        raise DatasetError(f"the file is truncated or damaged ({type(error).__name__}); copy it again") from error
+    except (
+        Exception
+    ) as error:  # truncated gzip, short file, broken stream: EOFError, OSError, zlib.error, ValueError
+        raise DatasetError(
+            f"the file is truncated or damaged ({type(error).__name__}); copy it again"
+        ) from error
     if not np.isfinite(data).all():
         raise DatasetError("NaN or infinite values; replace them by the background value")
     if data.min() == data.max():
@@ -151,7 +159,7 @@ def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> V
 
 
 def guess_modality(data: Array) -> Modality:
-    """"ct" where at least a tenth of the voxels lies below -500, as air does in Hounsfield units; else "mr"."""
+    """ "ct" where at least a tenth of the voxels lies below -500, as air does in Hounsfield units; else "mr"."""
     return "ct" if float(np.mean(data[::2, ::2, ::2] < CT_AIR_HU)) > 0.1 else "mr"
 
 
@@ -175,7 +183,11 @@ def to_grid(volume: Volume, step: float) -> Grid:
     if max(blocks) > 1:
         keep = tuple(slice(0, size // block * block) for size, block in zip(data.shape, blocks, strict=True))
         d, h, w = (size // block for size, block in zip(data.shape, blocks, strict=True))
-        data = data[keep].reshape(d, blocks[0], h, blocks[1], w, blocks[2]).mean(axis=(1, 3, 5), dtype=np.float32)
+        data = (
+            data[keep]
+            .reshape(d, blocks[0], h, blocks[1], w, blocks[2])
+            .mean(axis=(1, 3, 5), dtype=np.float32)
+        )
         affine[:3, 3] += affine[:3, :3] @ ((np.array(blocks) - 1) / 2)
         affine[:3, :3] = affine[:3, :3] * np.array(blocks)
     corners = box_corners(data.shape) @ affine[:3, :3].T + affine[:3, 3]
