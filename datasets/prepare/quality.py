@@ -116,18 +116,19 @@ def side_figures(
     centre: Matrix,
     side: Side,
 ) -> SideFigures:
-    """Figures of one sinus; `centre` in the reference's mm, `other` a second, independent registration."""
+    """Figures of one sinus; `centre` in the reference's mm."""
+    transform = found.transform
     points, sectors = surroundings(target, centre, side)
     values, inside = pyramid.levels[-1].sample(apply(transform, points))
-    found = inside & (values > pyramid.threshold)
+    tissue = inside & (values > pyramid.threshold)
     here = apply(transform, centre[None])[0]
     return SideFigures(
         centre=(float(here[0]), float(here[1]), float(here[2])),
         inside=float(inside_scan(scan, apply(transform, sinus_points(centre))).mean()),
-        tissue=float(found.mean()),
-        sectors={name: float(found[at].mean()) for name, at in sectors.items() if at.sum() >= MIN_EXPECTED},
+        tissue=float(tissue.mean()),
+        sectors={name: float(tissue[at].mean()) for name, at in sectors.items() if at.sum() >= MIN_EXPECTED},
         flat=flat_share(pyramid, apply(transform, points)),
-        agreement=float(np.linalg.norm(here - apply(other, centre[None])[0])),
+        agreement=found.apart[SIDES.index(side)],
     )
 
 
