@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import crop, picture, quality, store
 from voxbench.datasets.prepare.quality import SIDES

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
-
 from voxbench.datasets.prepare.crop import Box
 from voxbench.datasets.prepare.quality import Side, apply
 from voxbench.datasets.prepare.register import Target

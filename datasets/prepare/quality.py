@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-
 from voxbench.datasets.prepare.register import Pyramid, Registration, Target
 from voxbench.datasets.prepare.volume import Matrix, Volume, inside_scan, nearest_rotation, rotation_angle
 
@@ -111,8 +110,7 @@ def side_figures(
     target: Target,
     scan: Volume,
     pyramid: Pyramid,
-    transform: Matrix,
-    other: Matrix,
+    found: Registration,
     centre: Matrix,
     side: Side,
 ) -> SideFigures:

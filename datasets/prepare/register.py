@@ -23,7 +23,6 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.fft import irfftn, next_fast_len, rfftn
 from scipy.spatial.transform import Rotation
-
 from voxbench.datasets.prepare.volume import (
     Array,
     Grid,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import openpyxl
-
 from voxbench.datasets.base import DatasetError
 
 Row = dict[str, str]

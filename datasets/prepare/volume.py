@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-
 from voxbench.datasets.base import DatasetError
 
 Array = npt.NDArray[np.float32]
