@@ -7,7 +7,7 @@ Values are in [0, 1].
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -68,12 +68,17 @@ class Dataset(ABC):
     Options: ClassVar[type[DatasetOptions]] = DatasetOptions
     name: ClassVar[str]
     about: ClassVar[str]  # one line for `bench list datasets`
+    public_ids: ClassVar[bool] = False  # True: patient ids name no person (phantoms, index numbers of public sets)
+    storage: ClassVar[Literal["uint8", "float16", "float32"]] = "float32"
+    """How a bank keeps the volumes on disk; "uint8" only where every value is a whole multiple of 1/255."""
     is_phantom: ClassVar[bool] = False  # True: the report says that nothing about patients follows
 
     def __init__(self, options: Any, root: Path | None = None) -> None:
         """`options` is an instance of `Options`; `root` is the user's --data-root (or the path given as --dataset)."""
         self.options = options
         self.root = root
+        self.progress: Callable[[int, int], None] | None = None
+        """Set by a caller who wants to hear (files done, files in all) while `items` reads them."""
 
     @property
     @abstractmethod

@@ -1,7 +1,8 @@
 """The contract between a method and the harness.
 
-A method owns its heads, targets and losses. It never owns data, labels, folds, an optimiser, a device or a training
-loop: those belong to the harness and are the same for all methods. Volumes are float32 ``[B, C, D, H, W]`` in [0, 1].
+A method owns its heads, targets and losses. It never owns data, labels, folds, an optimiser, a device or a
+training loop: those belong to the harness and are the same for all methods. Volumes are float32
+``[B, C, D, H, W]`` in [0, 1].
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ class MethodError(Exception):
 
 
 class Options(BaseModel):
-    """Base of a method's (`--set methods.NAME.KEY=VALUE`) or an encoder's (`--set encoder.KEY=VALUE`) own options."""
+    """Base of the own options of a method (`--set methods.NAME.KEY=V`) or encoder (`--set encoder.KEY=V`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Encoder(nn.Module, ABC):
-    """The common 3D encoder: every method starts from the same initialisation of it, and hands it to fine-tuning.
+    """The common 3D encoder: all methods start from one initialisation of it, and hand it to fine-tuning.
 
     Registered in the entry-point group ``voxbench.encoders``. The constructor takes (options, in_channels).
     """
@@ -40,14 +41,14 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def pyramid(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Feature maps, fine to coarse: level i is [B, widths[i], D / strides[i], H / strides[i], W / strides[i]].
+        """Feature maps, fine to coarse: level i is [B, widths[i], d, h, w] d = ceil(D / strides[i]) ...
 
-        `visible`, bool [B, 1, d, h, w] at the coarsest level, asks for sparse semantics: no feature at a visible place
-        depends on a voxel under a masked place, features at masked places are zero, and batch statistics are taken
-        over visible places only (SparK, Tian et al., ICLR 2023, section 3.1).
+        `visible`, bool [B, 1, d, h, w] at the coarsest level, asks for sparse semantics: no feature at a
+        visible place depends on a voxel under a masked place, features at masked places are zero, and batch
+        statistics are taken over visible places only (SparK, Tian et al., ICLR 2023, section 3.1).
         """
 
-    @final
+    @final  # type: ignore[misc]  # torch declares `forward` as an attribute
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features [B, F]: all that fine-tuning sees."""
         return self.pyramid(x)[-1].mean(dim=(2, 3, 4))  # [B, F, d, h, w] -> [B, F]
@@ -66,7 +67,7 @@ class Batch:
 class Stage:
     """One optimisation that the harness runs, checkpoints and caches on its own.
 
-    The state of `module` is all that is kept of a stage: whatever later stages need must be its parameters or buffers.
+    The state of `module` is all that is kept of a stage: what later stages need must be in it.
     """
 
     name: str
@@ -75,24 +76,24 @@ class Stage:
     views: int = 1
     augmentation: Literal["contrastive", "geometric", "none"] = "contrastive"
     cohort: Literal["all", "normal"] = "all"  # "normal" spends labels, and the table says how many
-    budget: Literal["pretrain", "prior"] = "pretrain"  # "prior": does not train the common encoder, has its own budget
+    budget: Literal["pretrain", "prior"] = "pretrain"  # "prior": own budget, encoder not trained
     targets: Callable[[Tensor], Tensor] | None = None
-    """Volumes [B, C, D, H, W] -> maps of the same spatial size in [0, 1]; made once before the stage, and cached."""
-    after_step: Callable[[float], None] | None = None  # called with progress in (0, 1]; moving-average targets live here
+    """Volumes [B, C, D, H, W] -> maps of the same spatial size in [0, 1]; made once before the stage."""
+    after_step: Callable[[float], None] | None = None  # given progress in (0, 1]; moving averages live here
     finish: Callable[[Iterable[Tensor]], None] | None = None
-    """Called once after the last step, in eval mode and without gradients, with batches of the stage's unaugmented
-    volumes; may set buffers of `module`."""
+    """Called once after the last step, in eval mode and without gradients, with batches of the stage's
+    unaugmented volumes; may set buffers of `module`."""
     embed: Callable[[Tensor], Tensor] | None = None
-    """Volumes -> embeddings [B, E] whose spread the harness watches for collapse (joint-embedding methods)."""
+    """Volumes -> embeddings [B, E] whose spread is watched for collapse (joint-embedding methods)."""
     reconstruct: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    """Volumes [B, C, D, H, W] -> what the stage shows for them in a report's figure (residual, reconstruction)."""
+    """Volumes [B, C, D, H, W] -> what a report's figure shows for them (residual, reconstruction)."""
 
 
 class Method(nn.Module, ABC):
     """A pretraining method.
 
     One file, one subclass, registered in the entry-point group ``voxbench.methods`` or given as
-    ``--methods path/to/file.py:Class``. Modules made in `__init__` are initialised under a seed that the harness sets.
+    ``--methods path/to/file.py:Class``. Modules made in `__init__` are initialised under the harness's seed.
     """
 
     Options: ClassVar[type[Options]] = Options
@@ -108,4 +109,4 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def stages(self) -> Sequence[Stage]:
-        """The stages in order; () = no pretraining. The encoder is trained in place by those of budget "pretrain"."""
+        """The stages in order; () = no pretraining. Those of budget "pretrain" train the encoder in place."""

@@ -1,0 +1,153 @@
+"""The leak audit: no test patient, and no copy of a test volume, in anything that shaped the model it is scored with.
+
+It looks at patients and at volume hashes (blind to left-right mirroring), and at near-duplicates by correlation; first
+at what is planned, and after the run at what the loaders really served. The proof is ``audit.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from voxbench.benchmark.config import AuditConfig
+from voxbench.benchmark.errors import AuditError
+from voxbench.benchmark.plan import CellPlan, Plan
+from voxbench.datasets.bank import VolumeBank
+
+
+@dataclass(kw_only=True)
+class Finding:
+    """One overlap; positions are in the bank's items."""
+
+    where: str
+    what: str
+    pairs: list[tuple[int, int]]  # (position outside the test part, position in it)
+
+
+@dataclass(kw_only=True)
+class Audit:
+    """Checks made and what they found."""
+
+    checks: dict[str, int] = field(default_factory=dict)  # what was checked -> how many comparisons of two sets
+    findings: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+
+    def record(self, code: Callable[[int], str]) -> dict[str, Any]:
+        """For ``audit.json``; `code` gives the salted name of a volume."""
+
+        def told(finding: Finding) -> dict[str, Any]:
+            pairs = [[code(a), code(b)] for a, b in finding.pairs[:20]]
+            return {"where": finding.where, "what": finding.what, "n": len(finding.pairs), "pairs": pairs}
+
+        return {
+            "outcome": "leak" if self.findings else "clean",
+            "checks": [{"what": what, "comparisons": n} for what, n in self.checks.items()],
+            "findings": [told(f) for f in self.findings],
+            "warnings": [told(f) for f in self.warnings],
+        }
+
+    def refuse(self, name: Callable[[int], str]) -> None:
+        """Raises AuditError if anything was found; `name` gives a volume's name for the user's eyes."""
+        if not self.findings:
+            return
+        first = self.findings[0]
+        a, b = first.pairs[0]
+        raise AuditError(
+            f"leak: {first.where}: {first.what}: {name(a)} and test volume {name(b)}"
+            f" ({sum(len(f.pairs) for f in self.findings)} such pairs in all, listed in audit.json): "
+            "remove the copies, or give volumes of one patient the same patient_id"
+        )
+
+
+def audit_plan(plan: Plan, bank: VolumeBank, config: AuditConfig) -> Audit:
+    """Checks every set that a stage or cell is going to see against the tests that it must not know."""
+    audit = Audit()
+    judge = _Judge(audit, bank, config)
+    for cell in plan.cells.values():
+        for part, members in (("training part", cell.train), ("validation part", cell.val)):
+            judge.compare(f"{part} of fold {cell.fold}", members, cell.test)
+        judge.compare(f"training part of fold {cell.fold} against validation", cell.train, cell.val)
+        for key in cell.stages:
+            stage = plan.stages[key]
+            judge.compare(f"pretraining stage {stage.name!r} for fold {cell.fold}", stage.members, cell.test)
+            if stage.labels:
+                judge.compare(f"labels of stage {stage.name!r} against validation", stage.labels, cell.val)
+    return audit
+
+
+def audit_seen(
+    plan: Plan,
+    bank: VolumeBank,
+    stages: Mapping[str, Sequence[str]],
+    cells: Mapping[str, Mapping[str, Sequence[str]]],
+) -> Audit:
+    """Checks what was really served: `stages` key -> hashes; `cells` key -> part -> hashes."""
+    audit = Audit()
+    positions: dict[str, list[int]] = {}
+    for i, value in enumerate(bank.hashes):
+        positions.setdefault(value, []).append(i)
+
+    def served(hashes: Iterable[str]) -> set[int]:
+        return {i for value in hashes for i in positions.get(value, [])}
+
+    judge = _Judge(audit, bank, AuditConfig(near_duplicates="off"))
+    for key, cell in plan.cells.items():
+        parts = cells.get(key)
+        if parts is None:
+            continue
+        _check_complete(cell, parts, bank)
+        tested = served(parts["test"])
+        for part in ("train", "val"):
+            judge.compare(f"{part} volumes served for {cell.name}", served(parts[part]), tested)
+        for stage in cell.stages:
+            if stage in stages:
+                judge.compare(f"volumes served to stage {stage}", served(stages[stage]), tested)
+    return audit
+
+
+def _check_complete(cell: CellPlan, parts: Mapping[str, Sequence[str]], bank: VolumeBank) -> None:
+    planned = {bank.hashes[i] for i in cell.test}
+    if set(parts["test"]) != planned:
+        raise AuditError(f"{cell.name}: the volumes that were scored are not the planned test part: delete the cell")
+
+
+class _Judge:
+    """Compares sets once each: many cells share them."""
+
+    def __init__(self, audit: Audit, bank: VolumeBank, config: AuditConfig) -> None:
+        self.audit = audit
+        self.bank = bank
+        self.config = config
+        self.done: set[tuple[frozenset[int], frozenset[int]]] = set()
+
+    def compare(self, where: str, members: Iterable[int], tested: Iterable[int]) -> None:
+        """Finds shared patients, equal volumes and near-duplicates of two sets of positions."""
+        a, b = frozenset(members), frozenset(tested)
+        if (a, b) in self.done:
+            return
+        self.done.add((a, b))
+        items, hashes = self.bank.items, self.bank.hashes
+        self._match(where, "the same patient", a, b, [item.patient for item in items])
+        self._match(where, "the same volume (by content, mirrored or not)", a, b, hashes)
+        if self.config.near_duplicates == "off":
+            return
+        self._count("near-duplicate volumes")
+        pairs = [
+            (twin.a, twin.b)
+            for twin in self.bank.near_duplicates(sorted(a), sorted(b), self.config.threshold)
+            if hashes[twin.a] != hashes[twin.b]
+        ]
+        if pairs:
+            finding = Finding(where=where, what="nearly the same volume", pairs=pairs)
+            (self.audit.findings if self.config.near_duplicates == "refuse" else self.audit.warnings).append(finding)
+
+    def _match(self, where: str, what: str, a: frozenset[int], b: frozenset[int], names: Sequence[str]) -> None:
+        self._count(what)
+        tested = {names[j]: j for j in sorted(b)}
+        pairs = [(i, tested[names[i]]) for i in sorted(a) if names[i] in tested]
+        if pairs:
+            self.audit.findings.append(Finding(where=where, what=what, pairs=pairs))
+
+    def _count(self, what: str) -> None:
+        self.audit.checks[what] = self.audit.checks.get(what, 0) + 1

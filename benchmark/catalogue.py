@@ -1,0 +1,35 @@
+"""What `bench list` shows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from voxbench.benchmark import registry
+from voxbench.benchmark.config import presets
+from voxbench.benchmark.errors import BenchError
+
+
+def catalogue(kind: Literal["methods", "datasets", "encoders", "presets"]) -> list[dict[str, Any]]:
+    """A row each: name, what it is, its options and their defaults. A plug-in that does not import says why."""
+    if kind == "presets":
+        return [{"name": name, "about": _header(text)} for name, text in sorted(presets().items())]
+    rows = []
+    for name in registry.names(kind):
+        try:
+            found = registry.load(kind, name)
+        except BenchError as error:
+            rows.append({"name": name, "about": str(error), "options": {}})
+            continue
+        options = {key: field.default for key, field in found.Options.model_fields.items()}
+        rows.append({"name": name, "about": found.about, "options": options})
+    return rows
+
+
+def _header(text: str) -> str:
+    """The comment that a preset opens with."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# ").rstrip())
+    return " ".join(lines)

@@ -1,0 +1,177 @@
+"""The command line: ``bench run``, ``bench list``, ``bench report``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+app = typer.Typer(
+    name="bench",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Which self-supervised method to trust on your own 3D volumes when labels are few.\n\n"
+    "Start with [bold]bench run[/bold]: it needs no data and no settings.",
+)
+console = Console()
+problems = Console(stderr=True)
+
+FAILED_CELLS = 1  # the run ended, and some cells have no result
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class Kind(StrEnum):
+    """What `bench list` can list."""
+
+    methods = "methods"
+    datasets = "datasets"
+    encoders = "encoders"
+    presets = "presets"
+
+
+class ProtocolName(StrEnum):
+    """What a method may spend labels on."""
+
+    strict = "strict"
+    paper = "paper"
+
+
+@app.command()
+def run(
+    methods: Annotated[
+        str, typer.Option(help="all, names with commas between, or your own as path/to/file.py:Class.")
+    ] = "all",
+    fractions: Annotated[str | None, typer.Option(help="Label fractions, e.g. 0.1,0.5,1.0.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="A name from `bench list datasets`, a manifest CSV, or a folder with one."),
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the dataset's files, where it needs files.")] = None,
+    preset: Annotated[str, typer.Option(help="quick (minutes on two cores), paper, or a YAML file.")] = "quick",
+    encoder: Annotated[str | None, typer.Option(help="A name from `bench list encoders`.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds of the patient-level cross-validation.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="A number of seeds (3 = 0,1,2), or a list such as 7,8.")] = None,
+    protocol: Annotated[
+        ProtocolName | None,
+        typer.Option(help="strict: a method spends only its fraction's labels. paper: as Bhattacharya et al. 2024."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting of the configuration: --set finetune.epochs=40."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run folder; the same command again skips what is done.")] = Path(
+        "runs/run"
+    ),
+    cache: Annotated[
+        Path | None, typer.Option(help="Where prepared volumes are kept between runs [user cache folder].")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the grid [CPU: one a core; GPU: 1].")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost; run nothing.")] = (
+        False
+    ),
+) -> None:
+    """Pretrain, fine-tune and test every method on every label fraction, and print the AUPRC table.
+
+    [bold]Examples[/bold]
+
+    bench run --methods all --fractions 0.1,0.5,1.0
+
+    bench run --dataset volumes/manifest.csv --methods supervised,simclr --folds 5 --seeds 3 --out runs/mine
+
+    bench run --methods my_method.py:MyMethod,supervised --set pretrain.lr=0.0005
+    """
+    from voxbench.benchmark import command_run
+
+    given = command_run.Arguments(
+        methods=methods,
+        fractions=fractions,
+        dataset=dataset,
+        data_root=data_root,
+        preset=preset,
+        encoder=encoder,
+        folds=folds,
+        seeds=seeds,
+        protocol=protocol.value if protocol else None,
+        settings=tuple(settings or ()),
+        out=out,
+        cache=cache,
+        device=device,
+        workers=workers,
+        dry_run=dry_run,
+    )
+    raise typer.Exit(command_run.execute(given, console))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List what can be chosen, built-in and installed beside voxbench."""
+    from voxbench.benchmark.catalogue import catalogue
+
+    rows = catalogue(kind.value)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, no_wrap=column == "name")
+    for row in rows:
+        table.add_row(*(escape(_text(value)) for value in row.values()))
+    console.print(table)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+) -> None:
+    """Make tables, statistics and plots anew from a run folder."""
+    from voxbench.benchmark.command_report import show_report
+
+    show_report(run_folder, console)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={inner}" for key, inner in value.items())
+    return str(value)
+
+
+def main() -> None:
+    """Entry point of ``bench``: user errors are one line each on stderr, with exit code 2."""
+    # A scheduler's SIGTERM ends a run as Ctrl-C does: what is done stays, and the same command goes on.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    from voxbench.benchmark.errors import USER_ERRORS
+
+    try:
+        app()
+    except USER_ERRORS as error:
+        problems.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(USER_ERROR)
+    except OSError as error:
+        problems.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        problems.print("stopped: what is done is kept, and the same command goes on from there", soft_wrap=True)
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # worker processes are gone; threads that wait for them need not be waited for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""``bench run --dry-run``: the plan, what of it is done, and what the rest would cost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from voxbench.benchmark.assemble import build_encoder, build_method, placed
+from voxbench.benchmark.finetune import Classifier
+from voxbench.benchmark.runner import Run, effort
+from voxbench.benchmark.train import optimise, start
+from voxbench.datasets.augment import policies
+from voxbench.datasets.loader import Draw, Loader
+from voxbench.methods.base import Batch, Stage
+
+TIMED_STEPS = 2
+TIMED_BATCH = 8  # volumes a second hardly depend on the batch, and a plan should show at once
+
+
+def show_plan(run: Run, console: Console) -> None:
+    """Prints stages and cells a method, how many are done, and hours measured on a few steps of each."""
+    done = run.done()
+    efforts = effort(run)
+    speeds = _Speeds(run)
+    table = Table(title=f"plan: {run.config.dataset.name}, {len(run.bank.items)} volumes", title_justify="left")
+    for column in ("method", "stages", "cells", "done", "volumes to process", "estimate (one worker)"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    whole = 0.0
+    for method in run.config.methods:
+        stages = {key: stage for key, stage in run.plan.stages.items() if stage.method == method}
+        cells = [key for key, cell in run.plan.cells.items() if cell.method == method]
+        if not cells:
+            continue
+        todo = [task.job for task in run.tasks() if task.job.method == method]
+        seconds = sum(efforts[job.key] / speeds.of(method, getattr(job, "index", None)) for job in todo)
+        whole += seconds
+        counts = Counter(stage.name for stage in stages.values())
+        table.add_row(
+            method,
+            ", ".join(f"{count} x {name}" for name, count in counts.items()) or "none",
+            str(len(cells)),
+            f"{len(done & {*stages, *cells})}/{len(stages) + len(cells)}",
+            f"{sum(efforts[job.key] for job in todo):,.0f}",
+            _duration(seconds),
+        )
+    console.print(table)
+    workers = run.runtime.workers
+    console.print(f"about {_duration(whole / workers)} with {workers} workers on {run.runtime.device}; nothing was run")
+
+
+class _Speeds:
+    """Volumes a second of each stage and of fine-tuning, measured on a few real steps when first asked for."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.device = torch.device(run.runtime.device)
+        self.policies = policies(run.config.augmentation)
+        self.known: dict[tuple[str, int | None], float] = {}
+        torch.set_num_threads(run.runtime.threads)
+
+    def of(self, method: str, stage: int | None) -> float:
+        """For stage number `stage` of `method`; None = fine-tuning, the same for all methods."""
+        key = (method if stage is not None else "", stage)
+        if key not in self.known:
+            self.known[key] = self._finetuning() if stage is None else self._stage(method, stage)
+        return self.known[key]
+
+    def _stage(self, name: str, index: int) -> float:
+        method = placed(build_method(self.run.config, name, self.run.dataset.shape, 0, None), self.device)
+        stage: Stage = method.stages()[index]
+        recipe = self.run.config.prior if stage.budget == "prior" else self.run.config.pretrain
+        members = range(min(TIMED_BATCH, len(self.run.bank.items)))
+        # The real targets need the stage before; for timing, maps of the right size serve as well.
+        targets = None if stage.targets is None else self.run.bank.batch
+        loader = Loader(
+            self.run.bank,
+            members,
+            batch=TIMED_BATCH,
+            policy=self.policies[stage.augmentation],
+            seed=0,
+            device=self.device,
+            views=stage.views,
+            targets=targets,
+        )
+        training = start(stage.module, recipe, TIMED_STEPS + 1)
+
+        def loss(draw: Draw) -> torch.Tensor:
+            return stage.loss(Batch(views=draw.views, target=draw.target, rng=draw.rng))
+
+        return self._timed(lambda on: optimise(training, loss, loader, recipe, on_step=on), loader.batch * stage.views)
+
+    def _finetuning(self) -> float:
+        run, recipe = self.run, self.run.config.finetune
+        encoder = build_encoder(run.config, run.dataset.shape, 0, None)
+        model = placed(Classifier(encoder, len(run.dataset.classes), recipe.hidden), self.device)
+        labelled = [i for i, item in enumerate(run.bank.items) if item.label is not None][: recipe.batch]
+        policy = self.policies["finetune"]
+        loader = Loader(run.bank, labelled, batch=TIMED_BATCH, policy=policy, seed=0, device=self.device, labelled=True)
+        training = start(model, recipe, TIMED_STEPS + 1)
+
+        def loss(draw: Draw) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(model(draw.views[0]), draw.labels)  # type: ignore[arg-type]
+
+        return self._timed(lambda on: optimise(training, loss, loader, recipe, on_step=on), loader.batch)
+
+    def _timed(self, work, volumes: int) -> float:  # type: ignore[no-untyped-def]
+        """Volumes a second, the first step (allocation, kernel choice) left out."""
+        clock: list[float] = []
+
+        def tick(_: object) -> bool:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            clock.append(time.perf_counter())
+            return False
+
+        work(tick)
+        return TIMED_STEPS * volumes / (clock[-1] - clock[0])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,194 @@
+"""From a configuration to the work: stages and cells, each with the key under which its result is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from voxbench.benchmark import registry
+from voxbench.benchmark.assemble import Shape, build_method
+from voxbench.benchmark.config import Config
+from voxbench.benchmark.errors import BenchError
+from voxbench.benchmark.keys import RESULT_VERSION, derive_seed, digest
+from voxbench.datasets.base import Dataset, Item
+from voxbench.datasets.splits import Fold, cross_validation, fraction_of, official_fold
+from voxbench.methods.base import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One pretraining stage to run. Positions are in the dataset's items."""
+
+    key: str
+    method: str
+    index: int  # which of the method's stages
+    name: str
+    seed: int
+    fold: int | None  # the fold whose replicate it is; None = shared by all folds
+    members: tuple[int, ...]
+    labels: tuple[int, ...]  # the members whose labels decided that they are members
+    upstream: tuple[str, ...]  # keys of the stages before it, in order
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlan:
+    """One fine-tuning with its test. Positions are in the dataset's items."""
+
+    key: str
+    method: str
+    fraction: float
+    fold: int
+    seed: int
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+    stages: tuple[str, ...]  # keys, in order; () = no pretraining
+    normals: tuple[int, ...]  # labelled normals that its stages used
+    replicate: int | None  # the fold that the encoder's initialisation belongs to
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+        return f"{self.method} {self.fraction:.0%} fold {self.fold} seed {self.seed}"
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """All the work of a run, stages before those that build on them."""
+
+    stages: dict[str, StagePlan] = field(default_factory=dict)
+    cells: dict[str, CellPlan] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # methods that do not apply, and why
+
+
+def make_plan(config: Config, dataset: Dataset, items: Sequence[Item]) -> Plan:
+    """Raises DatasetError or BenchError where the configuration does not fit the data."""
+    planner = _Planner(config, dataset, items)
+    for method in config.methods:
+        planner.add(method)
+    if not planner.plan.cells:
+        raise BenchError("; ".join(planner.plan.skipped.values()))
+    return planner.plan
+
+
+def folds_of(config: Config, dataset: Dataset, items: Sequence[Item]) -> list[Fold]:
+    """The splits of a run; with an official split there is one, and seeds take the place of folds.
+
+    Splits do not depend on the run's seeds: all replicates of a fold test the same patients.
+    """
+    if dataset.has_official_split:
+        return [official_fold(items)]
+    protocol = config.protocol
+    return cross_validation(items, protocol.folds, protocol.val_share, derive_seed("splits") % 2**31)
+
+
+class _Planner:
+    def __init__(self, config: Config, dataset: Dataset, items: Sequence[Item]) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.items = items
+        self.shape: Shape = dataset.shape
+        self.fingerprint = dataset.fingerprint()
+        self.folds = folds_of(config, dataset, items)
+        self.pool = tuple(i for i, item in enumerate(items) if item.label is None)
+        self.plan = Plan()
+
+    def add(self, method: str) -> None:
+        """Plans all cells of one method, and the stages behind them."""
+        stages = build_method(self.config, method, self.shape, 0, None).stages()
+        if self.dataset.normal is None and any(stage.cohort == "normal" for stage in stages):
+            self.plan.skipped[method] = (
+                f"{method} learns from normal volumes, and {self.config.dataset.name} has no class that means normal: "
+                "left out"
+            )
+            return
+        for seed in self.config.protocol.seeds:
+            for number, fold in enumerate(self.folds):
+                for fraction in self.config.protocol.fractions:
+                    self._add_cell(method, stages, seed, number, fold, fraction)
+
+    def _add_cell(self, method: str, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float) -> None:
+        protocol = self.config.protocol
+        draw = derive_seed("fraction", number) % 2**31
+        train = tuple(fraction_of(self.items, fold.train, share, draw))
+        val = fold.val
+        if protocol.name == "strict":
+            val = tuple(fraction_of(self.items, fold.val, share, draw, least=protocol.min_val_per_class))
+        normals = self._normals(train if protocol.name == "strict" else fold.train)
+        replicate = number if protocol.pretrain_per_fold else None
+        keys: list[str] = []
+        for index, stage in enumerate(stages):
+            members = normals if stage.cohort == "normal" else (self.pool or fold.train)
+            labels = normals if stage.cohort == "normal" else ()
+            planned = self._stage(method, index, stage, seed, replicate, members, labels, tuple(keys))
+            self.plan.stages[planned.key] = planned
+            keys.append(planned.key)
+        used = normals if any(stage.cohort == "normal" for stage in stages) else ()
+        key = digest(
+            {
+                "version": RESULT_VERSION,
+                "data": self.fingerprint,
+                "encoder": self.config.encoder.identity(),
+                "finetune": self.config.finetune.model_dump(mode="json"),
+                "augmentation": self.config.augmentation.get("finetune", {}),
+                "members": [train, val, fold.test],
+                "cell": [method, protocol.name, share, number, seed, replicate],
+                "stages": keys,
+            }
+        )
+        self.plan.cells[key] = CellPlan(
+            key=key,
+            method=method,
+            fraction=share,
+            fold=number,
+            seed=seed,
+            train=train,
+            val=val,
+            test=fold.test,
+            stages=tuple(keys),
+            normals=used,
+            replicate=replicate,
+        )
+
+    def _stage(
+        self,
+        method: str,
+        index: int,
+        stage: Stage,
+        seed: int,
+        fold: int | None,
+        members: tuple[int, ...],
+        labels: tuple[int, ...],
+        upstream: tuple[str, ...],
+    ) -> StagePlan:
+        config = self.config
+        spec = config.method_spec(method)
+        recipe = config.prior if stage.budget == "prior" else config.pretrain
+        key = digest(
+            {
+                "version": RESULT_VERSION,
+                "data": self.fingerprint,
+                "encoder": config.encoder.identity(),
+                "method": [method, registry.source_digest(spec), config.methods[method]],
+                "stage": [index, stage.name, stage.augmentation, stage.cohort, stage.views],
+                "recipe": recipe.model_dump(mode="json"),
+                "augmentation": config.augmentation.get(stage.augmentation, {}),
+                "members": members,
+                "seed": [seed, fold],
+                "upstream": upstream,
+            }
+        )
+        return StagePlan(
+            key=key,
+            method=method,
+            index=index,
+            name=stage.name,
+            seed=seed,
+            fold=fold,
+            members=members,
+            labels=labels,
+            upstream=upstream,
+        )
+
+    def _normals(self, members: Sequence[int]) -> tuple[int, ...]:
+        return tuple(i for i in members if self.items[i].label == self.dataset.normal)

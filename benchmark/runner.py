@@ -1,0 +1,194 @@
+"""One `bench run`: plan, audit, work, collect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from voxbench.benchmark.audit import Audit, audit_plan, audit_seen
+from voxbench.benchmark.config import Config, Runtime, merge
+from voxbench.benchmark.errors import BenchError
+from voxbench.benchmark.executors.local import Listener, Task, run_tasks
+from voxbench.benchmark.keys import RESULT_VERSION
+from voxbench.benchmark.plan import Plan, make_plan
+from voxbench.benchmark.privacy import coder_for, key_table
+from voxbench.benchmark.provenance import provenance
+from voxbench.benchmark.results import current_cells, write_tables
+from voxbench.benchmark.setup import Setup
+from voxbench.benchmark.store import Store, read_json, write_json
+from voxbench.benchmark.work import Job
+from voxbench.datasets.bank import VolumeBank
+from voxbench.datasets.base import Dataset
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A planned run, and what of it is done."""
+
+    config: Config
+    runtime: Runtime
+    dataset: Dataset
+    bank: VolumeBank
+    plan: Plan
+    store: Store
+
+    @classmethod
+    def planned(cls, config: Config, runtime: Runtime, dataset: Dataset, bank: VolumeBank) -> Run:
+        """Plans; writes nothing."""
+        plan = make_plan(config, dataset, bank.items)
+        return cls(config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out))
+
+    def done(self) -> set[str]:
+        """Keys of jobs with a result; failed ones are tried again."""
+        stages = {key for key in self.plan.stages if _ok(self.store.stage(key))}
+        cells = {key for key, cell in self.plan.cells.items() if _ok(self.store.cell(cell.method, key))}
+        return stages | cells
+
+    def tasks(self) -> list[Task]:
+        """Jobs without a result, stages first. A stage that only finished cells build on is not needed."""
+        done = self.done()
+        cells = [cell for key, cell in self.plan.cells.items() if key not in done]
+        needed = {key for cell in cells for key in cell.stages}
+        stages = [stage for key, stage in self.plan.stages.items() if key in needed and key not in done]
+        jobs: list[Job] = [*stages, *cells]
+        return [Task(job=job, after=job.upstream if job in stages else job.stages) for job in jobs]  # type: ignore[union-attr]
+
+    def open_folder(self) -> None:
+        """Makes the run folder, or checks that what it holds can stand in one table with this run."""
+        earlier = _read_config(self.store)
+        if earlier is not None:
+            _check_same(earlier, self.config, self.store)
+        write = self.store
+        data = self.config.model_dump(mode="json")
+        if earlier is not None:
+            for key in ("methods", "sources"):
+                data[key] = merge(earlier.get(key) or {}, data[key])
+            for key in ("fractions", "seeds"):
+                data["protocol"][key] = sorted({*earlier["protocol"][key], *data["protocol"][key]})
+        dataset = _describe(self)
+        known = read_json(write.root / "dataset.json")
+        if known is not None and known["fingerprint"] != dataset["fingerprint"]:
+            raise BenchError(
+                f"{write.root} holds results on other data (fingerprint {known['fingerprint'][:12]}, now "
+                f"{dataset['fingerprint'][:12]}): choose another --out"
+            )
+        write.write_yaml("config.yaml", data)
+        write_json(write.root / "dataset.json", dataset)
+        write_json(write.root / "environment.json", provenance(torch.device(self.runtime.device)))
+        coder = coder_for(self.dataset)
+        write.write_private("ids.csv", key_table(coder, self.bank.items))
+
+    def audit_before(self) -> Audit:
+        """Audits the plan, writes the proof, and raises AuditError if there is a leak."""
+        audit = audit_plan(self.plan, self.bank, self.config.audit)
+        self._write_audit({"planned": audit})
+        audit.refuse(lambda i: self.bank.items[i].volume)
+        return audit
+
+    def work(self, tasks: list[Task], listen: Listener) -> None:
+        """Carries out `tasks`."""
+        setup = Setup(
+            config=self.config,
+            runtime=self.runtime,
+            bank=self.bank.folder,
+            provenance=provenance(torch.device(self.runtime.device)),
+        )
+        run_tasks(tasks, setup, self.runtime.workers, listen)
+
+    def collect(self) -> list[dict[str, Any]]:
+        """Audits what was really served, writes the tables, and returns the cells that stand in them."""
+        cells = current_cells(self.store, self.plan)
+        seen_cells = {cell["key"]: cell["seen"] for cell in cells if cell["status"] == "ok"}
+        records = {key: self.store.stage(key) for key in self.plan.stages}
+        seen_stages = {key: record["seen"] for key, record in records.items() if record and _ok(record)}
+        planned = audit_plan(self.plan, self.bank, self.config.audit)
+        served = audit_seen(self.plan, self.bank, seen_stages, seen_cells)
+        self._write_audit({"planned": planned, "served": served})
+        served.refuse(lambda i: self.bank.items[i].volume)
+        write_tables(self.store, cells)
+        return cells
+
+    def _write_audit(self, parts: Mapping[str, Audit]) -> None:
+        coder = coder_for(self.dataset)
+        record = {name: part.record(lambda i: coder.volume(self.bank.items[i])) for name, part in parts.items()}
+        outcomes = {part["outcome"] for part in record.values()}
+        write_json(
+            self.store.root / "audit.json",
+            {
+                "outcome": "leak" if "leak" in outcomes else "clean",
+                "n_volumes": len(self.bank.items),
+                "n_patients": len({item.patient for item in self.bank.items}),
+                "n_cells": len(self.plan.cells),
+                "n_stages": len(self.plan.stages),
+                "normalisation": "each volume by its own intensities: no statistic crosses volumes",
+                **record,
+            },
+        )
+
+
+def effort(run: Run) -> dict[str, float]:
+    """Expected effort a job, in volumes that pass through a network: weights for a progress bar."""
+    config = run.config
+    efforts: dict[str, float] = {}
+    for key, stage in run.plan.stages.items():
+        efforts[key] = float(config.prior.volumes if stage.labels else config.pretrain.volumes)
+    for key, cell in run.plan.cells.items():
+        steps = max(config.finetune.min_steps, config.finetune.epochs * (len(cell.train) // config.finetune.batch))
+        efforts[key] = float(steps * min(config.finetune.batch, len(cell.train)) + len(cell.test))
+    return efforts
+
+
+def _ok(record: Mapping[str, Any] | None) -> bool:
+    return bool(record) and record["status"] == "ok" and record["result_version"] == RESULT_VERSION  # type: ignore[index]
+
+
+def _read_config(store: Store) -> dict[str, Any] | None:
+    path = store.root / "config.yaml"
+    return yaml.safe_load(path.read_text()) if path.exists() else None
+
+
+def _check_same(earlier: Mapping[str, Any], config: Config, store: Store) -> None:
+    """Raises BenchError naming the first settings in which the folder's configuration and this one differ."""
+    before = Config.model_validate(earlier)
+    differences = _differences(before.without_grid(), config.without_grid(), "")
+    for name in before.methods.keys() & config.methods.keys():
+        differences += _differences(before.methods[name], config.methods[name], f"methods.{name}")
+    if differences:
+        raise BenchError(
+            f"{store.root} holds results of another configuration ({'; '.join(differences[:3])}): choose another --out"
+        )
+
+
+def _differences(a: Any, b: Any, path: str) -> list[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return [
+            line
+            for key in sorted({*a, *b})
+            for line in _differences(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if a == b else [f"{path}: {a} there, {b} here"]
+
+
+def _describe(run: Run) -> dict[str, Any]:
+    items = run.bank.items
+    labelled = [item for item in items if item.label is not None]
+    classes = run.dataset.classes
+    counts = np.bincount([item.label for item in labelled if item.label is not None], minlength=len(classes))
+    return {
+        "name": run.config.dataset.name,
+        "about": run.dataset.about,
+        "classes": list(classes),
+        "shape": list(run.dataset.shape),
+        "fingerprint": run.dataset.fingerprint(),
+        "is_phantom": run.dataset.is_phantom,
+        "official_split": run.dataset.has_official_split,
+        "n_labelled": len(labelled),
+        "n_labelled_patients": len({item.patient for item in labelled}),
+        "n_pool": len(items) - len(labelled),
+        "n_per_class": {name: int(count) for name, count in zip(classes, counts, strict=True)},
+    }

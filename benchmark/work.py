@@ -1,0 +1,129 @@
+"""Doing one planned job: claim it, carry it out, and leave a complete record, also of a failure."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from voxbench.benchmark.context import Context, Progress
+from voxbench.benchmark.errors import USER_ERRORS
+from voxbench.benchmark.evaluate import Scored, UndefinedMetricError
+from voxbench.benchmark.finetune import run_cell
+from voxbench.benchmark.keys import RESULT_VERSION
+from voxbench.benchmark.plan import CellPlan, StagePlan
+from voxbench.benchmark.pretrain import run_stage
+from voxbench.benchmark.privacy import coder_for
+from voxbench.benchmark.store import write_json
+from voxbench.benchmark.train import NonFiniteLossError
+
+Job = StagePlan | CellPlan
+Outcome = Literal["ok", "failed", "busy"]
+EXPECTED = (*USER_ERRORS, UndefinedMetricError, NonFiniteLossError)
+
+
+def perform(context: Context, job: Job, provenance: Mapping[str, Any], progress: Progress) -> Outcome:
+    """Carries out `job` unless it is done; "busy" where another process has claimed it."""
+    claim = context.store.claim(job.key)
+    if claim is None:
+        return "busy"
+    with claim:
+        if (recorded(context, job) or {}).get("status") == "ok":
+            return "ok"
+        try:
+            record = _carry_out(context, job, progress)
+        except Exception as error:  # a failed job is a result: the rest of the grid goes on
+            record = failure(job, error)
+        record["provenance"] = dict(provenance)
+        save(context, job, record)
+    return "ok" if record["status"] == "ok" else "failed"
+
+
+def recorded(context: Context, job: Job) -> dict[str, Any] | None:
+    """What the store has of `job`."""
+    if isinstance(job, StagePlan):
+        return context.store.stage(job.key)
+    return context.store.cell(job.method, job.key)
+
+
+def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
+    """Writes the record of `job`."""
+    if isinstance(job, StagePlan):
+        write_json(context.store.stage_folder(job.key) / "stage.json", record)
+        if record["status"] == "ok":
+            context.store.drop_checkpoint(job.key)
+    else:
+        record = {
+            **record,
+            "cell": cell_names(context, job),
+            "labels": label_counts(job),
+            "stages": list(job.stages),
+        }
+        write_json(context.store.cell_path(job.method, job.key), record)
+
+
+def failure(job: Job, error: BaseException) -> dict[str, Any]:
+    """The record of a failed job: one line for the table and the whole traceback."""
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return {
+        "result_version": RESULT_VERSION,
+        "key": job.key,
+        "status": "failed",
+        "error": line if isinstance(error, EXPECTED) else f"{type(error).__name__}: {line}",
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def cell_names(context: Context, plan: CellPlan) -> dict[str, Any]:
+    """What the cell is, for its record and its row."""
+    config = context.config
+    return {
+        "dataset": config.dataset.name,
+        "method": plan.method,
+        "encoder": config.encoder.name,
+        "protocol": config.protocol.name,
+        "fraction": plan.fraction,
+        "fold": plan.fold,
+        "seed": plan.seed,
+    }
+
+
+def label_counts(plan: CellPlan) -> dict[str, int]:
+    """Labelled volumes that the cell spent."""
+    return {
+        "n_train": len(plan.train),
+        "n_val": len(plan.val),
+        "n_normal": len(plan.normals),
+        "n_spent": len({*plan.train, *plan.val, *plan.normals}),
+    }
+
+
+def _carry_out(context: Context, job: Job, progress: Progress) -> dict[str, Any]:
+    if isinstance(job, StagePlan):
+        return run_stage(context, job, progress)
+    record = run_cell(context, job, progress)
+    test: Scored = record.pop("test")
+    stages = [context.store.stage(key) or {} for key in job.stages]
+    record["scores"] = _scores(context, test)
+    record["costs"] = {
+        "pretrain_seconds": sum(stage["seconds"] for stage in stages),
+        "finetune_seconds": record.pop("finetune_seconds"),
+        "peak_memory_mb": max([record.pop("peak_memory_mb"), *(stage["peak_memory_mb"] for stage in stages)]),
+        "volumes_per_second": record.pop("volumes_per_second"),
+    }
+    record["collapsed"] = any(stage["collapsed"] for stage in stages)
+    return record
+
+
+def _scores(context: Context, test: Scored) -> list[dict[str, Any]]:
+    coder = coder_for(context.dataset)
+    return [
+        {
+            "volume": coder.unit(item),
+            "patient": coder.patient(item),
+            "label": int(label),
+            "scores": [float(value) for value in row],
+            "finding": item.finding,
+        }
+        for item, label, row in zip(test.items, test.labels, test.scores, strict=True)
+    ]

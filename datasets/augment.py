@@ -1,0 +1,424 @@
+"""Batched 3D augmentation, shared by all methods: sample, then apply.
+
+`Policy.sample` draws every random number of a batch from a CPU generator; `Policy.apply` does the
+arithmetic on the tensor's own device. Parameters are kept apart from their use, so a view can be replayed:
+the same parameters on the same volumes give the same bits on a CPU.
+
+The spatial part (crop, scale, rotation, shift, flip) moves an input and its target alike. The intensity
+part changes the input only: a target is what a method is to predict, and noise on it would be noise in the
+label.
+
+Volumes are float32 ``[B, C, D, H, W]`` in [0, 1], RAS+: D = x (left to right), H = y (back to front), W = z
+(up).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from voxbench.datasets.base import DatasetError
+
+Chance = Annotated[float, Field(ge=0, le=1)]
+Axis = Literal["x", "y", "z"]
+AXES: tuple[Axis, ...] = ("x", "y", "z")
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("give (lowest, highest)")
+    return bounds
+
+
+Nonnegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Range = Annotated[tuple[Nonnegative, Nonnegative], AfterValidator(_ordered)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+FractionRange = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ordered)
+]
+
+
+class Strengths(BaseModel):
+    """How strong each part is, and how often it is applied (`--set augmentation.POLICY.KEY=VALUE`).
+
+    Lengths are fractions of the volume's side, so that a policy means the same at 32^3 and at 64^3.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    probability: Chance = 1.0  # that a volume is augmented at all
+    crop_probability: Chance = 0.0
+    crop: FractionRange = (1.0, 1.0)  # share of the volume kept by a random resized crop
+    crop_stretch: PositiveRange = (0.9, 1.1)  # how far one axis of that crop may differ from the others
+    affine_probability: Chance = 0.0
+    scale: PositiveRange = (1.0, 1.0)  # magnification
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, about each axis, either way
+    shift: Annotated[float, Field(ge=0, le=1)] = 0.0  # along each axis, either way
+    flip_probability: Chance = 0.0  # of each axis in flip_axes
+    flip_axes: tuple[Axis, ...] = ("x",)  # anatomy is about symmetric left to right only
+    intensity_probability: Chance = 0.0  # of brightness, contrast and gamma together
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0  # added, either way
+    contrast: PositiveRange = (1.0, 1.0)  # factor about the volume's mean
+    gamma: PositiveRange = (1.0, 1.0)
+    blur_probability: Chance = 0.0
+    blur: Range = (0.0, 0.0)  # Gaussian sigma
+    noise_probability: Chance = 0.0
+    noise: Range = (0.0, 0.0)  # Gaussian standard deviation, in units of intensity
+
+
+@dataclass(frozen=True)
+class Params:
+    """What was drawn for B volumes; all tensors are on the CPU."""
+
+    crop_size: Tensor  # [B, 3] fraction of each axis that is kept
+    crop_centre: Tensor  # [B, 3] in [-1, 1], 0 = the volume's centre
+    scale: Tensor  # [B]
+    angles: Tensor  # [B, 3] radians
+    shift: Tensor  # [B, 3] fraction of each axis
+    flip: Tensor  # [B, 3] bool
+    brightness: Tensor  # [B]
+    contrast: Tensor  # [B]
+    gamma: Tensor  # [B]
+    blur: Tensor  # [B] sigma as a fraction of the side; 0 = none
+    noise: Tensor  # [B] standard deviation; 0 = none
+    seed: int  # of the noise
+
+    @property
+    def rotated(self) -> Tensor:
+        """Which volumes need sampling off the axes, bool [B]."""
+        return (self.angles != 0).any(dim=1)
+
+    @property
+    def aligned(self) -> Tensor:
+        """Which volumes move along their axes only, bool [B]."""
+        moved = (self.crop_size != 1) | (self.crop_centre != 0) | (self.shift != 0) | self.flip
+        return (moved.any(dim=1) | (self.scale != 1)) & ~self.rotated
+
+
+_DRAWS = 28  # uniform numbers a volume; fixed, so that a changed strength leaves the other draws alone
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A named set of strengths."""
+
+    name: str
+    strengths: Strengths
+
+    def sample(self, batch: int, rng: torch.Generator) -> Params:
+        """Draw the parameters of `batch` volumes from `rng`, a generator on the CPU."""
+        if rng.device.type != "cpu":
+            raise ValueError("augmentation draws from a CPU generator, so that every device sees the same parameters")
+        s = self.strengths
+        draws = torch.rand(_DRAWS, batch, generator=rng)  # in [0, 1)
+        seed = int(torch.randint(2**62, (), generator=rng))
+        rows = iter(draws)
+        on = next(rows) < s.probability
+
+        def chosen(probability: float) -> Tensor:  # [B] bool
+            drawn: Tensor = next(rows)
+            return torch.logical_and(on, drawn < probability)
+
+        def three() -> Tensor:  # [B, 3]
+            return torch.stack([next(rows) for _ in range(3)], dim=1)
+
+        crop, affine = chosen(s.crop_probability), chosen(s.affine_probability)
+        flip = torch.stack([chosen(s.flip_probability * (axis in s.flip_axes)) for axis in AXES], dim=1)
+        tone, blur = chosen(s.intensity_probability), chosen(s.blur_probability)
+        noise = chosen(s.noise_probability)
+        stretch = _between(three(), s.crop_stretch)
+        stretch = stretch / stretch.prod(dim=1, keepdim=True) ** (1 / 3)  # keeps the crop's volume
+        size = _between(next(rows), s.crop)[:, None] ** (1 / 3) * stretch  # [B, 3]
+        size = size.clamp(max=1.0).where(crop[:, None], 1.0)
+        return Params(
+            crop_size=size,
+            crop_centre=(2 * three() - 1) * (1 - size),
+            scale=_between(next(rows), s.scale).where(affine, 1.0),
+            angles=((2 * three() - 1) * math.radians(s.rotation)).where(affine[:, None], 0.0),
+            shift=((2 * three() - 1) * s.shift).where(affine[:, None], 0.0),
+            flip=flip,
+            brightness=((2 * next(rows) - 1) * s.brightness).where(tone, 0.0),
+            contrast=_factor(next(rows), s.contrast).where(tone, 1.0),
+            gamma=_factor(next(rows), s.gamma).where(tone, 1.0),
+            blur=_between(next(rows), s.blur).where(blur, 0.0),
+            noise=_between(next(rows), s.noise).where(noise, 0.0),
+            seed=seed,
+        )
+
+    def apply(self, x: Tensor, params: Params, *, target: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Augment `x` [B, C, D, H, W]; move `target` [B, T, D, H, W] along with it. Both come back in [0, 1].
+
+        Raises ValueError if the batch or the spatial size of x, params and target disagree.
+        """
+        _check(x, params, target)
+        with torch.no_grad():
+            channels = x.shape[1]
+            moved = _move(x if target is None else torch.cat((x, target), dim=1), params)  # [B, C + T, D, H, W]
+            out = _blur(_tone(moved[:, :channels], params), params)
+            out = _noise(out, params)
+            return out.clamp(0, 1), None if target is None else moved[:, channels:].clamp(0, 1)
+
+
+def _between(u: Tensor, bounds: tuple[float, float]) -> Tensor:
+    return bounds[0] + (bounds[1] - bounds[0]) * u
+
+
+def _factor(u: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Uniform in the logarithm: x and 1/x are equally likely."""
+    return bounds[0] * (bounds[1] / bounds[0]) ** u
+
+
+def _check(x: Tensor, params: Params, target: Tensor | None) -> None:
+    if x.ndim != 5 or x.shape[0] != len(params.scale):
+        raise ValueError(f"parameters of {len(params.scale)} volumes for a batch of shape {tuple(x.shape)}")
+    if target is not None and (target.shape[0], target.shape[2:]) != (x.shape[0], x.shape[2:]):
+        raise ValueError(f"a target of {tuple(target.shape)} does not lie on volumes of {tuple(x.shape)}")
+
+
+def _rows(x: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """`change` applied to the chosen volumes (bool [B], on the CPU), the others as they are."""
+    index = chosen.nonzero().flatten()
+    if len(index) == 0:
+        return x
+    if len(index) == len(x):
+        return change(x)
+    index = index.to(x.device)
+    return x.index_copy(0, index, change(x.index_select(0, index)))
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """[b] -> [b, 1, 1, 1, 1] on the device of `like`."""
+    return values.to(like.device, like.dtype).view(-1, 1, 1, 1, 1)
+
+
+# --- spatial --------------------------------------------------------------
+
+
+def _move(x: Tensor, params: Params) -> Tensor:
+    # A move along the axes is a product with one small matrix an axis: ten times cheaper than grid_sample.
+    for chosen, change in ((params.aligned, _resample_aligned), (params.rotated, _resample_rotated)):
+        part = _axes(params, chosen)
+        x = _rows(x, chosen, lambda rows, change=change, part=part: change(rows, part))  # type: ignore[misc]
+    return x
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Where an output place is read: `factor` * (R @ place / scale) + `offset`, in [-1, 1] an axis."""
+
+    factor: Tensor  # [b, 3] signed: a flip is negative
+    offset: Tensor  # [b, 3]
+    scale: Tensor  # [b]
+    angles: Tensor  # [b, 3]
+
+
+def _axes(params: Params, chosen: Tensor) -> _Axes:
+    sign = torch.where(params.flip[chosen], -1.0, 1.0)
+    offset = params.crop_centre[chosen] + 2 * params.shift[chosen]
+    return _Axes(params.crop_size[chosen] * sign, offset, params.scale[chosen], params.angles[chosen])
+
+
+def _resample_aligned(x: Tensor, axes: _Axes) -> Tensor:
+    """Crop, scale, shift and flip: linear interpolation, one axis after another."""
+    for axis in range(3):
+        n = x.shape[2 + axis]
+        place = (2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1  # [n] voxel centres in [-1, 1]
+        source = axes.factor[:, axis, None] * place / axes.scale[:, None] + axes.offset[:, axis, None]  # [b, n]
+        voxel = (((source + 1) * n - 1) / 2).clamp(0, n - 1)  # the border goes on
+        weights = (1 - (voxel[..., None] - torch.arange(n)).abs()).clamp(min=0)  # [b, n, n] tent function
+        weights = weights.where((weights - weights.round()).abs() > 1e-6, weights.round())  # a pure flip is exact
+        x = _product(x, weights, axis)
+    return x
+
+
+def _product(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """Multiply each volume [C, D, H, W] by its own matrix, [B, n, n], along a spatial axis (0 = D)."""
+    b, c, d, h, w = x.shape
+    matrix = matrix.to(x.device, x.dtype)
+    if axis == 0:
+        return (matrix[:, None] @ x.reshape(b, c, d, h * w)).view(x.shape)
+    if axis == 1:
+        return matrix[:, None, None] @ x
+    return (x.reshape(b, c * d * h, w) @ matrix.transpose(1, 2)).view(x.shape)
+
+
+def _resample_rotated(x: Tensor, axes: _Axes) -> Tensor:
+    """All of the spatial part in one trilinear interpolation."""
+    side = torch.tensor(x.shape[2:], dtype=torch.float32)  # a rotation is rigid in voxels
+    matrix = _rotation(axes.angles) * (side[None, None, :] / side[None, :, None])
+    matrix = axes.factor[:, :, None] * matrix / axes.scale[:, None, None]  # [b, 3 (read), 3 (written)]
+    # grid_sample wants the last axis first
+    matrix, offset = matrix.flip(1).to(x.device), axes.offset.flip(1).to(x.device)
+    grid = offset.view(-1, 1, 1, 1, 3)
+    for axis in (0, 1, 2):  # sums of broadcast terms: affine_grid would cost as much as the sampling itself
+        n = x.shape[2 + axis]
+        place = (2 * torch.arange(n, device=x.device, dtype=x.dtype) + 1) / n - 1
+        view = [len(x), 1, 1, 1, 3]
+        view[1 + axis] = n
+        grid = grid + (place[None, :, None] * matrix[:, None, :, axis]).view(view)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _rotation(angles: Tensor) -> Tensor:
+    """Angles about x, y and z, in radians [b, 3] -> rotation matrices [b, 3, 3]."""
+    out = torch.eye(3).expand(len(angles), 3, 3)
+    for axis in range(3):
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        turn = torch.eye(3).repeat(len(angles), 1, 1)
+        cos, sin = angles[:, axis].cos(), angles[:, axis].sin()
+        turn[:, first, first], turn[:, second, second] = cos, cos
+        turn[:, first, second], turn[:, second, first] = -sin, sin
+        out = out @ turn
+    return out
+
+
+# --- intensity ------------------------------------------------------------
+
+
+def _tone(x: Tensor, params: Params) -> Tensor:
+    """Brightness, contrast about the volume's mean, gamma."""
+    linear = (params.brightness != 0) | (params.contrast != 1)
+
+    def line(rows: Tensor) -> Tensor:
+        mean = rows.mean(dim=(1, 2, 3, 4), keepdim=True)
+        factor, added = _column(params.contrast[linear], rows), _column(params.brightness[linear], rows)
+        return torch.addcmul(mean * (1 - factor) + added, rows, factor).clamp(0, 1)
+
+    curved = params.gamma != 1
+    x = _rows(x, linear, line)
+    return _rows(x, curved, lambda rows: rows.clamp(0, 1).pow(_column(params.gamma[curved], rows)))
+
+
+def _blur(x: Tensor, params: Params) -> Tensor:
+    """A Gaussian of each volume's own sigma, axis by axis; at the border the kernel is cut and rescaled."""
+    chosen = params.blur > 0
+
+    def blurred(rows: Tensor) -> Tensor:
+        sigma = params.blur[chosen].double() * min(rows.shape[2:])  # [b] voxels
+        for axis in range(3):
+            index = torch.arange(rows.shape[2 + axis], dtype=torch.float64)
+            distance = (index[:, None] - index) / sigma[:, None, None]  # [b, n, n]
+            kernel = torch.exp(-0.5 * distance**2)
+            rows = _product(rows, kernel / kernel.sum(dim=2, keepdim=True), axis)
+        return rows
+
+    return _rows(x, chosen, blurred)
+
+
+def _noise(x: Tensor, params: Params) -> Tensor:
+    chosen = params.noise > 0
+    # On the tensor's device: drawing on the CPU and copying would cost more than all the rest on a GPU.
+    generator = torch.Generator(device=x.device).manual_seed(params.seed)
+
+    def noisy(rows: Tensor) -> Tensor:
+        drawn = torch.randn(rows.shape, generator=generator, device=rows.device, dtype=rows.dtype)
+        return torch.addcmul(rows, drawn, _column(params.noise[chosen], rows))
+
+    return _rows(x, chosen, noisy)
+
+
+# --- named policies -------------------------------------------------------
+
+DEFAULTS: Mapping[str, Strengths] = MappingProxyType(
+    {
+        # Two views as in SimCLR (Chen et al., ICML 2020, appendix A: resized crop, flip, colour, blur), in
+        # 3D: colour is brightness, contrast and gamma; the crop keeps 0.4 to 1 of the volume, where SimCLR
+        # keeps 0.08 to 1 of an image, because a small finding must be in both views often enough. Blur to 2
+        # voxels at 64^3.
+        "contrastive": Strengths(
+            crop_probability=0.9,
+            crop=(0.4, 1.0),
+            affine_probability=0.3,  # a rotation is the dearest part on a CPU
+            scale=(0.9, 1.1),
+            rotation=15,
+            shift=0.05,
+            flip_probability=0.5,
+            intensity_probability=0.8,
+            brightness=0.15,
+            contrast=(0.65, 1.5),
+            gamma=(0.7, 1.5),
+            blur_probability=0.5,
+            blur=(0.004, 0.031),
+            noise_probability=0.5,
+            noise=(0.0, 0.08),
+        ),
+        # For reconstruction: enough that no voxel is learnt by heart, little enough that the anatomy stays.
+        "geometric": Strengths(
+            affine_probability=0.5,
+            scale=(0.9, 1.1),
+            rotation=10,
+            shift=0.05,
+            flip_probability=0.5,
+            intensity_probability=0.3,
+            brightness=0.05,
+            contrast=(0.8, 1.25),
+            blur_probability=0.2,
+            blur=(0.004, 0.016),
+            noise_probability=0.3,
+            noise=(0.0, 0.05),
+        ),
+        # The seed paper (Bhattacharya et al., IJCARS 2024, its code): with probability 0.5 one of affine,
+        # flip, noise, blur, affine + flip. Here each is drawn alone at the rate it has there; flips
+        # left-right only, shifts of 5 % of the side in place of 10 voxels, which can cut the structure of
+        # interest.
+        "finetune": Strengths(
+            probability=0.5,
+            affine_probability=0.4,
+            scale=(0.8, 1.2),
+            rotation=10,
+            shift=0.05,
+            flip_probability=0.4,
+            blur_probability=0.2,
+            blur=(0.0, 0.031),
+            noise_probability=0.2,
+            noise=(0.0, 0.25),
+        ),
+        "none": Strengths(probability=0.0),
+    }
+)
+
+
+def policies(overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Mapping[str, Policy]:
+    """The named policies, with strengths replaced where `overrides` (policy -> key -> value) says so.
+
+    Raises DatasetError with every unknown policy, unknown key and bad value.
+    """
+    overrides = overrides or {}
+    problems = [
+        f"augmentation.{name}: there is no such policy{_nearest(name, DEFAULTS)}"
+        for name in overrides
+        if name not in DEFAULTS
+    ]
+    made: dict[str, Policy] = {}
+    for name, default in DEFAULTS.items():
+        try:
+            strengths = Strengths.model_validate({**default.model_dump(), **overrides.get(name, {})})
+        except ValidationError as error:
+            problems += [_problem(name, dict(found)) for found in error.errors()]
+        else:
+            made[name] = Policy(name, strengths)
+    if problems:
+        raise DatasetError("the augmentation settings cannot be used:", problems)
+    return MappingProxyType(made)
+
+
+def _problem(policy: str, found: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in found["loc"])
+    if found["type"] == "extra_forbidden":
+        return f"augmentation.{policy}.{key}: there is no such key{_nearest(key, Strengths.model_fields)}"
+    return f"augmentation.{policy}.{key}: {found['msg']}, not {found['input']!r}"
+
+
+def _nearest(word: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"

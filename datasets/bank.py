@@ -1,0 +1,332 @@
+"""All volumes of a dataset in one memory-mapped array, written once under a cache folder.
+
+A bank is a folder ``<cache>/<dataset>-<hash of its fingerprint>/`` with rights for its owner only:
+
+- ``volumes.npy``: [N, C, D, H, W] in the dataset's `storage` type, in the order of `Dataset.items`;
+- ``blocks.npy``: float32 [N, C, 12, 12, 12], block means, from which near-duplicates are found;
+- ``meta.json``: what the folder holds, the items, the content hashes, a checksum of each array.
+
+It is built in a temporary folder and renamed into place: a reader sees a whole bank or none, and of two
+processes that build at once one wins and the other takes its bank. A bank that fails its checks is built
+anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor
+
+from voxbench.datasets.base import Dataset, DatasetError, Item
+
+FORMAT = 1  # of the folder; a bank of another format is built anew
+BLOCKS = 12  # block means along each axis
+READERS = 4  # threads that read while the bank is built
+_STALE_SECONDS = 24 * 3600  # a temporary folder older than this was left by a killed build
+
+Progress = Callable[[int, int], None]
+Array = npt.NDArray[Any]
+
+
+class BankDamagedError(Exception):
+    """The folder is not a whole bank: cut short, altered, or of another format."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Two volumes that look the same: rows of the bank, their correlation, and whether one is mirrored."""
+
+    a: int
+    b: int
+    correlation: float
+    mirrored: bool
+
+
+class VolumeBank:
+    """Read access to a bank. Cheap to send to another process: it is opened again there."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the bank in `folder`; raises BankDamagedError where its files do not fit together."""
+        self.folder = folder
+        meta = _read_meta(folder)
+        try:
+            self.fingerprint: str = meta["fingerprint"]
+            self.items: tuple[Item, ...] = tuple(Item(**item) for item in meta["items"])
+            self.hashes: tuple[str, ...] = tuple(meta["hashes"])
+            self.shape: tuple[int, int, int, int] = tuple(meta["shape"])
+            storage = np.dtype(meta["storage"])
+            self._checksums: dict[str, int] = meta["checksums"]
+            self._volumes: Array = np.load(folder / "volumes.npy", mmap_mode="r", allow_pickle=False)
+            self._blocks: Array = np.load(folder / "blocks.npy", allow_pickle=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BankDamagedError(f"{folder}: {error}") from error
+        expected = (len(self.items), *self.shape)
+        if self._volumes.shape != expected or self._volumes.dtype != storage:
+            raise BankDamagedError(f"{folder}: volumes {self._volumes.shape} of {self._volumes.dtype}")
+        if len(self.hashes) != len(self.items) or len(self._blocks) != len(self.items):
+            raise BankDamagedError(f"{folder}: {len(self.items)} items, {len(self.hashes)} hashes")
+
+    def __reduce__(self) -> tuple[type[VolumeBank], tuple[Path]]:
+        return VolumeBank, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def check(self) -> None:
+        """Read every byte; raises BankDamagedError where one has changed since the bank was built."""
+        for name, checksum in self._checksums.items():
+            if _file_checksum(self.folder / name) != checksum:
+                raise BankDamagedError(f"{self.folder / name}: content has changed")
+
+    def batch(self, indices: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """The volumes of these rows, float32 [B, C, D, H, W] in [0, 1] on `device`; a copy."""
+        rows = np.asarray(indices, dtype=np.int64)
+        stored = torch.from_numpy(self._volumes[rows]).to(device)  # moved small, made float there
+        volumes = stored.to(torch.float32)
+        return volumes.div_(255) if stored.dtype == torch.uint8 else volumes
+
+    @cached_property
+    def descriptors(self) -> npt.NDArray[np.float32]:
+        """A short description of each volume, float32 [N, K]: rows of unit length, whose products are
+        correlations.
+
+        Block means, standardised within each volume (so that gain and offset do not matter), less their
+        mean over the cohort (so that the anatomy all share does not count as likeness). A volume in which
+        nothing is left has a row of zeros.
+        """
+        return self._described(self._blocks)
+
+    def near_duplicates(self, a: Sequence[int], b: Sequence[int], threshold: float = 0.98) -> tuple[Twin, ...]:
+        """Pairs of a row of `a` and another of `b` that correlate above `threshold`, as is or mirrored."""
+        rows_b = np.asarray(b, dtype=np.int64)
+        right = self.descriptors[rows_b]
+        mirror = self._described(self._blocks[rows_b][:, :, ::-1])
+        twins: list[Twin] = []
+        for start in range(0, len(a), 512):  # so that the table of correlations stays small
+            rows_a = np.asarray(a[start : start + 512], dtype=np.int64)
+            for mirrored, side in ((False, right), (True, mirror)):
+                table = self.descriptors[rows_a] @ side.T  # [<= 512, len(b)]
+                for i, j in np.argwhere(table > threshold):
+                    if rows_a[i] != rows_b[j]:
+                        twins.append(Twin(int(rows_a[i]), int(rows_b[j]), float(table[i, j]), mirrored))
+        return tuple(twins)
+
+    @cached_property
+    def _common(self) -> npt.NDArray[np.float32]:
+        mean: npt.NDArray[np.float32] = _standardised(self._blocks).mean(axis=0)  # [C, 12, 12, 12]
+        return mean
+
+    def _described(self, blocks: Array) -> npt.NDArray[np.float32]:
+        rows = (_standardised(blocks) - self._common).reshape(len(blocks), -1)
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        described: npt.NDArray[np.float32] = np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)
+        return described
+
+
+def open_bank(dataset: Dataset, cache: Path, progress: Progress | None = None) -> VolumeBank:
+    """The bank of `dataset` under `cache`, built first where it is missing or damaged.
+
+    `progress` is called with (volumes done, volumes in all) while it is built. Raises DatasetError where
+    the dataset has problems, a volume breaks the contract, or the cache folder cannot take it.
+    """
+    fingerprint = dataset.fingerprint()
+    folder = cache / f"{dataset.name}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:24]}"
+    bank = _open_whole(folder, dataset, fingerprint)
+    if bank is not None:
+        return bank
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_stale(cache)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))  # rights 0700
+    except OSError as error:
+        raise DatasetError(f"cache folder {cache}: {error.strerror}; choose one you can write to") from error
+    try:
+        _build(dataset, fingerprint, building, progress)
+        return _install(building, folder, dataset, fingerprint)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DatasetError(f"cache folder {cache} is full; free some space or choose another") from error
+        raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)  # gone already where all went well
+
+
+def _open_whole(folder: Path, dataset: Dataset, fingerprint: str) -> VolumeBank | None:
+    """The bank in `folder`, or None where there is none that is whole and of this dataset."""
+    try:
+        bank = VolumeBank(folder)
+        bank.check()
+    except (BankDamagedError, FileNotFoundError):
+        return None
+    return bank if (bank.fingerprint, bank.shape) == (fingerprint, dataset.shape) else None
+
+
+def _install(building: Path, folder: Path, dataset: Dataset, fingerprint: str) -> VolumeBank:
+    for _ in range(5):  # each further turn means that another process came in between
+        try:
+            os.replace(building, folder)  # noqa: PTH105 - on a folder, and its failure matters
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            other = _open_whole(folder, dataset, fingerprint)  # another process was faster
+            if other is not None:
+                return other
+            damaged = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+            try:
+                os.replace(folder, damaged)  # noqa: PTH105
+            except FileNotFoundError:
+                pass  # another process has moved it away already
+            finally:
+                shutil.rmtree(damaged, ignore_errors=True)
+            continue
+        bank = _open_whole(folder, dataset, fingerprint)
+        if bank is not None:
+            return bank
+        break
+    raise DatasetError(f"{folder}: could not be put in place; remove it and run again")
+
+
+def _build(dataset: Dataset, fingerprint: str, folder: Path, progress: Progress | None) -> None:
+    items = tuple(dataset.items())
+    if not items:
+        raise DatasetError(f"{dataset.name}: there are no volumes")
+    storage = np.dtype(dataset.storage)
+    need = len(items) * int(np.prod(dataset.shape)) * storage.itemsize
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise DatasetError(
+            f"cache folder {folder.parent}: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free; use another"
+        )
+    hashes: list[str] = []
+    blocks = np.empty((len(items), dataset.shape[0], BLOCKS, BLOCKS, BLOCKS), dtype=np.float32)
+    # Written in order and not through a memory map: a full disk is then an error and not a crash.
+    with (folder / "volumes.npy").open("wb") as file:
+        _write_header(file, (len(items), *dataset.shape), storage)
+        for index, volume in enumerate(_read_all(dataset, items)):
+            file.write(_stored(volume, storage, items[index]).tobytes())
+            hashes.append(content_hash(volume))
+            blocks[index] = _block_means(volume)
+            if progress is not None:
+                progress(index + 1, len(items))
+        file.flush()
+        os.fsync(file.fileno())
+    np.save(folder / "blocks.npy", blocks)
+    meta = {
+        "format": FORMAT,
+        "complete": True,
+        "dataset": dataset.name,
+        "fingerprint": fingerprint,
+        "shape": dataset.shape,
+        "storage": storage.name,
+        "checksums": {name: _file_checksum(folder / name) for name in ("volumes.npy", "blocks.npy")},
+        "hashes": hashes,
+        "items": [asdict(item) for item in items],
+    }
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _read_all(dataset: Dataset, items: Sequence[Item]) -> Iterator[npt.NDArray[np.float32]]:
+    """Volumes in order, read by a few threads, few in memory at a time; DatasetError has all flaws."""
+    problems: list[str] = []
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(items), 4 * READERS):
+            some = items[start : start + 4 * READERS]
+            for item, volume in zip(some, pool.map(dataset.read, some), strict=True):
+                flaw = _flaw(volume, dataset.shape)
+                if flaw is not None:
+                    problems.append(f"{item.volume}: {flaw}")
+                elif not problems:
+                    yield volume
+    if problems:
+        raise DatasetError(f"{dataset.name}: volumes that cannot be used:", problems)
+
+
+def _flaw(volume: Array, shape: tuple[int, ...]) -> str | None:
+    if volume.shape != shape or volume.dtype != np.float32:
+        return f"{volume.dtype} {volume.shape}, where the dataset promises float32 {shape}"
+    low, high = float(volume.min()), float(volume.max())  # NaN wins in both
+    if not (low >= 0 and high <= 1):
+        return f"values from {low:g} to {high:g}, where the dataset promises [0, 1]"
+    return None
+
+
+def _stored(volume: npt.NDArray[np.float32], storage: np.dtype[Any], item: Item) -> Array:
+    if storage != np.uint8:
+        return volume.astype(storage)
+    whole = np.rint(volume * 255).astype(np.uint8)
+    if not np.allclose(whole / np.float32(255), volume, rtol=0, atol=1e-6):
+        raise DatasetError(f"{item.volume}: not in steps of 1/255: the dataset must not declare uint8 storage")
+    return whole
+
+
+def content_hash(volume: npt.NDArray[np.float32]) -> str:
+    """The same for a volume [C, D, H, W] in [0, 1] and its left-right mirror image; from steps of 1/255."""
+    whole = np.rint(volume * 255).astype(np.uint8)
+    sides = (np.ascontiguousarray(side).tobytes() for side in (whole, whole[:, ::-1]))
+    shape = repr(volume.shape).encode()
+    return min(hashlib.blake2b(shape + side, digest_size=16).hexdigest() for side in sides)
+
+
+def _block_means(volume: npt.NDArray[np.float32]) -> Array:
+    means: Array = F.adaptive_avg_pool3d(torch.from_numpy(np.ascontiguousarray(volume)), BLOCKS).numpy()
+    return means
+
+
+def _standardised(blocks: Array) -> npt.NDArray[np.float32]:
+    """Each volume's blocks [N, C, 12, 12, 12] with mean 0 and standard deviation 1 (or all 0)."""
+    centred = blocks - blocks.mean(axis=(1, 2, 3, 4), keepdims=True)
+    spread = centred.std(axis=(1, 2, 3, 4), keepdims=True)
+    out: npt.NDArray[np.float32] = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-6)
+    return out
+
+
+def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BankDamagedError(f"{folder / 'meta.json'}: {error}") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("complete") is not True:
+        raise BankDamagedError(f"{folder / 'meta.json'}: not of a complete bank of format {FORMAT}")
+    return meta
+
+
+def _file_checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
+def _remove_stale(cache: Path) -> None:
+    """Remove what killed builds left behind."""
+    for folder in cache.glob(".building-*"):
+        try:
+            newest = max(path.stat().st_mtime for path in itertools.chain([folder], folder.iterdir()))
+        except FileNotFoundError:
+            continue  # its owner has just finished
+        if time.time() - newest > _STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,64 @@
+"""Ranks of methods over datasets and fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from voxbench.reports.analysis import ALPHA, Analysis
+from voxbench.reports.plots.critical_difference import critical_difference
+from voxbench.reports.plots.style import Plot
+from voxbench.reports.run_folder import percent
+from voxbench.reports.stats.ranks import indistinct_groups, rank_test
+from voxbench.reports.table import Entry, Table
+from voxbench.reports.words import counted, listed, p_value
+
+MIN_BLOCKS = 5  # fewer can hardly be significant, whatever the ranks (Demsar, JMLR 2006, section 3.2.2)
+
+
+def across_datasets(analyses: Sequence[Analysis]) -> tuple[tuple[str, ...], Table, list[Plot]]:
+    """Sentences, the table of ranks, and the critical-difference diagram where there are enough blocks.
+
+    A block is a dataset at a fraction; methods without a score in a block are left out of the average.
+    """
+    blocks = [(a, fraction) for a in analyses for fraction in a.grid.fractions if a.ranks[fraction]]
+    methods = list(dict.fromkeys(method for a in analyses for method in a.grid.methods))
+    everywhere = [m for m in methods if all(m in a.ranks[fraction] for a, fraction in blocks)]
+    enough = len(blocks) >= MIN_BLOCKS and len(everywhere) >= 2
+    scores = np.array([[a.estimates[m, f].mean for m in everywhere] for a, f in blocks])
+    test = rank_test(scores) if len(blocks) > 1 and len(everywhere) > 1 else None
+    means = dict(zip(everywhere, test.ranks, strict=True)) if test is not None else {}
+    rows = []
+    for method in sorted(methods, key=lambda m: means.get(m, np.inf)):
+        shared = [a.ranks[fraction].get(method) for a, fraction in blocks]
+        mean = Entry(f"{means[method]:.2f}") if method in means else Entry("–", faint=True)
+        rows.append((Entry(method), *(Entry("–" if rank is None else str(rank)) for rank in shared), mean))
+    table = Table(
+        title="Ranks over datasets and fractions",
+        columns=("Method", *(f"{a.grid.name} {percent(f)}" for a, f in blocks), "Average rank"),
+        rows=tuple(rows),
+        notes=(
+            "In a block methods that cannot be separated share a rank. The average is over ranks of the means, of "
+            "methods with a score in every block.",
+        ),
+    )
+    if test is None or not enough:
+        why = (
+            f"{counted(len(blocks), 'block')} (dataset × fraction) with {counted(len(everywhere), 'method')} in "
+            f"all of "
+            f"them are too few for a critical-difference diagram, which needs {MIN_BLOCKS} blocks and 2 methods."
+        )
+        return (why,), table, []
+    groups = [
+        listed([everywhere[i] for i in group]) for group in indistinct_groups(test.ranks, test.critical_difference)
+    ]
+    verdict = "differ" if test.p < ALPHA else "are not separable"
+    sentences = [
+        f"Over {counted(len(blocks), 'block')} (dataset × fraction) the methods {verdict} in average rank "
+        f"(Friedman test after Iman and Davenport, p = {p_value(test.p)}).",
+        "Blocks of one dataset share patients, so they count as less than as many independent datasets.",
+    ]
+    if groups and test.p < ALPHA:
+        sentences.insert(1, f"Within the critical difference of {test.critical_difference:.2f}: {'; '.join(groups)}.")
+    return tuple(sentences), table, [critical_difference(everywhere, test)]

@@ -1,0 +1,133 @@
+"""Several runs in one report: other seeds, datasets or machines, never another protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxbench.reports.across import across_datasets
+from voxbench.reports.analysis import analyse
+from voxbench.reports.grid import build_grid
+from voxbench.reports.report import Report, write_pages
+from voxbench.reports.run_folder import Place, ReportError, Row, RunFolder, Stage, Units, describe, read_run
+
+# What may differ between runs of one report: where data come from, and which part of the grid a run filled.
+_FREE = ("dataset", "sources", "protocol.fractions", "protocol.seeds")
+
+
+def compare(runs: list[Path], out: Path) -> Report:
+    """Merge `runs` into one report under `out` and return what to print.
+
+    Runs of one dataset become one grid; several datasets stand side by side, with ranks over all of them. Raises
+    ReportError where protocols differ (naming the key), where two runs have another result for the same cell, or where
+    patients of one dataset are coded with different salts and so cannot be paired.
+    """
+    if len(runs) < 2:
+        raise ReportError("give two run folders or more to compare; `bench report RUN` is for one")
+    folders = [read_run(path) for path in runs]
+    for other in folders[1:]:
+        _check_protocol(folders[0], other)
+    by_dataset: dict[str, list[RunFolder]] = {}
+    for folder in folders:
+        by_dataset.setdefault(folder.dataset_name, []).append(folder)
+    merged = [_merge(same) for same in by_dataset.values()]
+    analyses = [analyse(build_grid(run)) for run in merged]
+    sources = [(run, build_grid(run)) for run in folders]
+    if len(analyses) < 2:
+        return write_pages(analyses, sources, out)
+    sentences, table, plots = across_datasets(analyses)
+    return write_pages(analyses, sources, out, across=sentences, cross=table, cross_plots=plots)
+
+
+def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested settings, without the keys that may differ."""
+    if name in _FREE:
+        return
+    if isinstance(value, Mapping) and value:
+        for key, part in value.items():
+            yield from _settings(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _check_protocol(first: RunFolder, other: RunFolder) -> None:
+    """Methods may differ between runs, but not the options of a method that both have."""
+    ours, theirs = dict(_settings(first.config)), dict(_settings(other.config))
+    shared = set(first.config.get("methods") or ()) & set(other.config.get("methods") or ())
+    for key in sorted(ours.keys() | theirs.keys()):
+        section, _, rest = key.partition(".")
+        if section == "methods" and rest.split(".")[0] not in shared:
+            continue
+        if ours.get(key) != theirs.get(key):
+            raise ReportError(
+                f"{other.path}: incompatible with {first.path}: {key} is {_said(theirs, key)} there and "
+                f"{_said(ours, key)} here; compare runs of one protocol"
+            )
+    versions = [run.environment.get("result_version") for run in (first, other)]
+    if versions[0] != versions[1]:
+        raise ReportError(
+            f"{other.path}: incompatible with {first.path}: result_version is {versions[1]} there and {versions[0]} "
+            "here; run the older one again"
+        )
+
+
+def _said(settings: Mapping[str, Any], key: str) -> str:
+    return repr(settings[key]) if key in settings else "not set"
+
+
+def _merge(runs: Sequence[RunFolder]) -> RunFolder:
+    """Runs of one dataset as if they were one."""
+    first = runs[0]
+    rows: dict[Place, Row] = {}
+    units: dict[Place, Units] = {}
+    stages: dict[str, Stage] = {}
+    for run in runs:
+        if run.dataset.get("fingerprint") != first.dataset.get("fingerprint"):
+            raise ReportError(
+                f"{run.path}: incompatible with {first.path}: dataset fingerprint of {run.dataset_name} is "
+                f"{run.dataset.get('fingerprint')!r} there and {first.dataset.get('fingerprint')!r} here; the "
+                f"data differ"
+            )
+        _check_patients(first, run)
+        for row in run.rows:
+            known = rows.get(row.place)
+            if known is not None and "ok" == known.status == row.status and known.key != row.key:
+                raise ReportError(
+                    f"{run.path}: {describe(row.place)} has another result in an earlier run (key {known.key!r} and "
+                    f"{row.key!r}); give only one of the two"
+                )
+            if known is None or (known.status == "failed" and row.status == "ok"):
+                rows[row.place] = row
+                units.pop(row.place, None)
+                if row.place in run.units:
+                    units[row.place] = run.units[row.place]
+        stages |= {stage.key: stage for stage in run.stages}
+    protocols = [run.config.get("protocol") or {} for run in runs]
+    joined = {
+        name: sorted({value for protocol in protocols for value in protocol.get(name) or ()})
+        for name in ("fractions", "seeds")
+    }
+    methods = {name: None for run in runs for name in run.config.get("methods") or ()}
+    return replace(
+        first,
+        config={**first.config, "methods": methods, "protocol": {**protocols[0], **joined}},
+        rows=tuple(rows.values()),
+        units=units,
+        stages=tuple(stages.values()),
+        remarks=tuple(dict.fromkeys(remark for run in runs for remark in run.remarks)),
+    )
+
+
+def _check_patients(first: RunFolder, other: RunFolder) -> None:
+    ours, theirs = (
+        {patient for units in run.units.values() for patient in np.unique(units.patients)} for run in (first, other)
+    )
+    if ours and theirs and not ours & theirs:
+        raise ReportError(
+            f"{other.path}: codes the patients of {other.dataset_name} with another salt than {first.path}, so they "
+            "cannot be paired; run both with the same VOXBENCH_SALT"
+        )

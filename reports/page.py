@@ -1,0 +1,274 @@
+"""The self-contained page: what stands on it, and its rendering."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from voxbench.reports.analysis import Analysis
+from voxbench.reports.comparison_tables import (
+    comparison_table,
+    efficiency_table,
+    interval_table,
+    recall_table,
+    secondary_table,
+)
+from voxbench.reports.conclusion import conclude
+from voxbench.reports.grid import Grid
+from voxbench.reports.plots.calibration import calibration
+from voxbench.reports.plots.cost import cost
+from voxbench.reports.plots.examples import examples
+from voxbench.reports.plots.forest import forest
+from voxbench.reports.plots.learning_curve import learning_curve
+from voxbench.reports.plots.pr_curves import pr_curves
+from voxbench.reports.plots.pretraining import pretraining
+from voxbench.reports.plots.style import Plot
+from voxbench.reports.redact import facts, redact
+from voxbench.reports.run_folder import RunFolder, describe
+from voxbench.reports.table import Table
+from voxbench.reports.tables import main_table
+from voxbench.reports.words import counted, listed
+
+SECTIONS = {
+    "conclusion": "Conclusion",
+    "table": "Table",
+    "comparisons": "Comparisons",
+    "curves": "Closer looks",
+    "pretraining": "Pretraining",
+    "cells": "Failed cells",
+    "across": "Over datasets",
+    "protocol": "Protocol",
+    "audit": "Leak audit",
+    "environment": "Environment",
+    "reproduce": "How to reproduce",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Troubled:
+    """A cell without a score, as the page tells it."""
+
+    place: str
+    state: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One dataset on the page."""
+
+    name: str
+    of: str  # " of NAME" where the page has several
+    phantom: str
+    conclusion: tuple[str, ...]
+    main: Table
+    intervals: Table
+    pairs: list[Table]
+    efficiency: Table | None
+    recalls: list[Table]
+    others: list[Table]
+    learning: list[Plot]
+    forest: list[Plot]
+    pr: list[Plot]
+    calibration: list[Plot]
+    cost: list[Plot]
+    pretraining: list[Plot]
+    examples: list[Plot]
+    troubled: list[Troubled]
+    remarks: list[str]
+    n_cells: int
+
+    @property
+    def plots(self) -> list[Plot]:
+        """All plots of the view."""
+        groups = (self.learning, self.forest, self.pr, self.calibration, self.cost, self.pretraining, self.examples)
+        return [plot for group in groups for plot in group]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """The leak audit in words."""
+
+    passed: bool
+    verdict: str
+    checks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One run that the page is made from."""
+
+    name: str
+    protocol: list[tuple[str, str]]
+    settings: list[tuple[str, str]]
+    environment: list[tuple[str, str]]
+    audit: Audit
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """All that the template shows."""
+
+    title: str
+    subtitle: str
+    views: list[View]
+    sources: list[Source]
+    n_resamples: int
+    made_by: str
+    across: tuple[str, ...] = ()
+    cross: Table | None = None
+    cross_plots: list[Plot] = field(default_factory=list)
+
+    @property
+    def sections(self) -> list[tuple[str, str]]:
+        """(anchor, name) of the sections that the page has."""
+        return [(anchor, name) for anchor, name in SECTIONS.items() if anchor != "across" or self.cross]
+
+
+def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
+    """Everything that the page shows of one dataset."""
+    grid = analysis.grid
+    scored = [fraction for fraction in grid.fractions if analysis.ranks[fraction]]
+    recalls = [recall_table(analysis, fraction) for fraction in scored]
+    cost_plot = cost(analysis)
+    return View(
+        name=grid.name,
+        of=f" of {grid.name}" if several else "",
+        phantom=_phantom(grid),
+        conclusion=conclude(analysis),
+        main=main_table(grid, analysis.tied, reference=reference),
+        intervals=interval_table(analysis),
+        pairs=[comparison_table(analysis, f) for f in scored if analysis.comparisons[f]],
+        efficiency=efficiency_table(analysis),
+        recalls=[one for one in recalls if one is not None],
+        others=[secondary_table(analysis, fraction) for fraction in scored],
+        learning=[learning_curve(analysis)] if scored else [],
+        forest=forest(analysis),
+        pr=pr_curves(analysis),
+        calibration=calibration(analysis),
+        cost=[] if cost_plot is None else [cost_plot],
+        pretraining=pretraining(analysis),
+        examples=examples(analysis),
+        troubled=[
+            Troubled(place=describe(cell.place), state=cell.state, why=redact(cell.why)) for cell in grid.troubled()
+        ],
+        remarks=[redact(remark) for remark in (*analysis.remarks, *_failed_stages(grid))],
+        n_cells=len(grid.cells),
+    )
+
+
+def make_source(run: RunFolder, grid: Grid) -> Source:
+    """What the page says about where one run comes from."""
+    return Source(
+        name=f"{grid.name}, seeds {listed([str(seed) for seed in grid.seeds])}",
+        protocol=_protocol(run, grid),
+        settings=facts(run.config),
+        environment=facts(run.environment),
+        audit=_audit(run.audit),
+        command=_command(run, grid),
+    )
+
+
+def subtitle(grids: Sequence[Grid]) -> str:
+    """What was run, in one line."""
+    grid = grids[0]
+    parts = [counted(len(grids), "dataset")] if len(grids) > 1 else []
+    parts += [counted(len(grid.methods), "method"), counted(len(grid.fractions), "label fraction")]
+    parts.append(f"{counted(len(grid.folds), 'fold')} × {counted(len(grid.seeds), 'seed')}")
+    counts = grid.dataset.get("counts")
+    if isinstance(counts, Mapping) and len(grids) == 1:
+        parts += [f"{value} {str(name).replace('_', ' ')}" for name, value in counts.items() if isinstance(value, int)]
+    return " · ".join(parts)
+
+
+def render(page: Page) -> str:
+    """The page as one HTML file that needs nothing else."""
+    folder = resources.files("voxbench.reports") / "templates"
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["data_uri"] = _data_uri
+    environment.filters["width"] = _width
+    template = environment.from_string((folder / "index.html.j2").read_text(encoding="utf-8"))
+    style = Markup((folder / "style.css").read_text(encoding="utf-8"))
+    return template.render(page=page, style=style)
+
+
+def _data_uri(plot: Plot) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode()
+
+
+def _width(plot: Plot) -> int:
+    """Width in CSS pixels, from the points that the SVG states."""
+    found = re.search(r'<svg[^>]*? width="([\d.]+)pt"', plot.svg)
+    return round(float(found.group(1)) * 96 / 72) if found else 480
+
+
+def _phantom(grid: Grid) -> str:
+    note = str(grid.dataset.get("note") or "")
+    if grid.dataset.get("is_phantom"):
+        return f"{grid.name} is a phantom: made by a program, not from patients. {note}".strip()
+    return note
+
+
+def _failed_stages(grid: Grid) -> list[str]:
+    return [
+        f"pretraining stage {stage.name} of {stage.method}, seed {stage.seed}: failed: {stage.error}"
+        for stage in grid.stages
+        if stage.status == "failed"
+    ]
+
+
+def _protocol(run: RunFolder, grid: Grid) -> list[tuple[str, str]]:
+    shown = [
+        ("Protocol", listed(sorted({row.protocol for row in run.rows}))),
+        ("Encoder", listed(sorted({row.encoder for row in run.rows}))),
+        ("Methods", ", ".join(grid.methods)),
+        ("Label fractions", ", ".join(f"{100 * fraction:g} %" for fraction in grid.fractions)),
+        ("Folds", str(len(grid.folds)) if len(grid.folds) > 1 else "1 (one split)"),
+        ("Seeds", ", ".join(map(str, grid.seeds))),
+        ("Classes", ", ".join(grid.classes)),
+        ("Volume", " × ".join(str(n) for n in grid.dataset.get("shape", ()))),
+        ("Data fingerprint", str(grid.dataset.get("fingerprint", ""))[:16]),
+    ]
+    return [(name, text) for name, text in shown if text]
+
+
+def _audit(record: Any) -> Audit:
+    if not isinstance(record, Mapping):
+        verdict = "This run folder has no leak audit: do not trust its scores before one was made."
+        return Audit(passed=False, verdict=verdict, checks=())
+    clean = record.get("outcome") == "clean"
+    findings, warnings = list(record.get("findings") or ()), list(record.get("warnings") or ())
+    checks = [f"{c.get('what')}: {c.get('comparisons')} comparisons of two sets" for c in record.get("checks") or ()]
+    checks += [f"{kind}: {_leak(one)}" for kind, many in (("Leak", findings), ("Warning", warnings)) for one in many]
+    verdict = "Clean: no test patient, and no copy of a test volume, in anything that shaped a scored model."
+    if not clean:
+        verdict = "The audit found a leak: these scores are not honest."
+    return Audit(passed=clean, verdict=verdict, checks=tuple(redact(check) for check in checks))
+
+
+def _leak(found: Mapping[str, Any]) -> str:
+    """Of a finding only where and how many: the volumes' codes stay in audit.json."""
+    return f"{found.get('where')}: {found.get('what')}, {counted(int(found.get('n', 0)), 'pair')}"
+
+
+def _command(run: RunFolder, grid: Grid) -> str:
+    protocol = sorted({row.protocol for row in run.rows})
+    parts = ["bench", "run", "--dataset", grid.name, "--methods", ",".join(grid.methods)]
+    parts += ["--fractions", ",".join(f"{fraction:g}" for fraction in grid.fractions)]
+    parts += ["--folds", str(len(grid.folds))] if len(grid.folds) > 1 else []
+    parts += ["--seeds", ",".join(map(str, grid.seeds)), "--protocol", protocol[0]]
+    commit = run.environment.get("git_commit")
+    checkout = f"git checkout {commit}\n" if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{7,40}", commit) else ""
+    return (
+        f"{checkout}{shlex.join(parts)}\n# with the settings of config.yaml; the run folder's environment.json "
+        f"has the versions"
+    )

@@ -1,0 +1,60 @@
+"""Reliability curves, a figure a fraction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from voxbench.reports.analysis import Analysis
+from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, method_styles, tidy
+from voxbench.reports.run_folder import percent
+from voxbench.reports.stats.calibration import Reliability, reliability
+
+
+def calibration(analysis: Analysis) -> list[Plot]:
+    """Observed share of positives against the predicted probability; on the diagonal a probability is to be
+    believed."""
+    grid = analysis.grid
+    styles = method_styles(grid.methods, grid.baseline)
+    plots = []
+    for fraction in grid.fractions:
+        curves = {m: curve for m in grid.methods if (curve := method_reliability(analysis, m, fraction)) is not None}
+        if not curves:
+            continue
+        with canvas(3.1, 3.2) as (figure, axes):
+            axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
+            for method, curve in curves.items():
+                style = styles[method]
+                axes.plot(
+                    curve.predicted,
+                    curve.observed,
+                    color=style.color,
+                    marker=style.marker,
+                    linestyle=style.line,
+                    markersize=4,
+                    linewidth=1.2,
+                    label=f"{method} ({curve.expected_error:.2f})",
+                )
+            axes.set(xlabel="predicted probability", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
+            axes.set_title(f"{percent(fraction)} of the labels")
+            axes.legend(loc="upper left", fontsize=6.8)
+            tidy(axes, "both")
+            plots.append(
+                finish(
+                    figure,
+                    f"calibration-{100 * fraction:g}",
+                    f"Calibration at {percent(fraction)}",
+                    f"Observed share of positives against predicted probability at {percent(fraction)} of the labels.",
+                )
+            )
+    return plots
+
+
+def method_reliability(analysis: Analysis, method: str, fraction: float) -> Reliability | None:
+    """Over the units of all folds and seeds; of several classes one-vs-rest, all pooled. None without a score."""
+    units = [cell.units for cell in analysis.grid.ok(method, fraction) if cell.units is not None]
+    if not units:
+        return None
+    labels = np.concatenate([one.labels for one in units])
+    scores = np.concatenate([one.scores for one in units])  # [n, 1 or classes]
+    positive = (labels == 1)[:, None] if scores.shape[1] == 1 else np.eye(scores.shape[1], dtype=bool)[labels]
+    return reliability(positive.ravel(), scores.ravel())

@@ -1,0 +1,73 @@
+"""Slices of what a stage shows: input, residual or reconstruction, and the true lesion where it is known."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+
+import numpy as np
+import numpy.typing as npt
+
+from voxbench.reports.analysis import Analysis
+from voxbench.reports.plots.style import Plot, canvas, finish
+from voxbench.reports.run_folder import Stage
+
+SHOWN = 6
+
+
+def examples(analysis: Analysis) -> list[Plot]:
+    """For every method and stage that shows something: its first run's slices."""
+    plots: dict[tuple[str, str], Plot] = {}
+    for stage in sorted(analysis.grid.stages, key=lambda one: (one.method, one.name, one.seed, one.key)):
+        if (stage.method, stage.name) not in plots and stage.method in analysis.grid.methods:
+            images = _load(stage)
+            if images is not None:
+                plots[stage.method, stage.name] = _plot(stage, images)
+    return list(plots.values())
+
+
+def _load(stage: Stage) -> dict[str, npt.NDArray[np.generic]] | None:
+    path = stage.folder / "examples.npz"
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images = {name: file[name] for name in ("volume", "shown", "mask", "names") if name in file}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None  # half-written: the report goes without it, as it does where a stage shows nothing
+    enough = {"volume", "shown"} <= images.keys() and images["volume"].ndim == 3 and len(images["volume"]) > 0
+    return images if enough else None
+
+
+def _plot(stage: Stage, images: dict[str, npt.NDArray[np.generic]]) -> Plot:
+    rows = [("input", "volume"), ("shown", "shown")]
+    if "mask" in images and images["mask"].any():
+        rows.append(("true lesion", "mask"))
+    count = min(SHOWN, len(images["volume"]))
+    names = [str(name) for name in images.get("names", np.array([""] * count))]
+    with canvas(0.4 + 1.15 * count, 0.3 + 1.2 * len(rows), nrows=len(rows), ncols=count, squeeze=False) as (fig, axes):
+        for i in range(count):
+            for (label, key), row in zip(rows, axes, strict=True):
+                # [x, y] in RAS+: x to the right of the picture, y upwards.
+                picture = np.asarray(images[key][i], dtype=np.float32).T
+                top = max(float(picture.max()), 1e-6) if key == "shown" else 1.0
+                row[i].imshow(picture, cmap="gray", vmin=0, vmax=top, origin="lower", interpolation="nearest")
+                row[i].set(xticks=[], yticks=[])
+                for spine in row[i].spines.values():
+                    spine.set_visible(False)
+                if i == 0:
+                    row[i].set_ylabel(label)
+            axes[0][i].set_title(names[i], fontsize=7.5, loc="center")
+        return finish(
+            fig,
+            f"examples-{stage.method}-{stage.name}",
+            f"What {stage.method} shows: {stage.name}{_found(stage)}",
+            f"Slices of {count} volumes: input, what stage {stage.name} of {stage.method} shows"
+            f"{', and the true lesion' if len(rows) > 2 else ''}.",
+        )
+
+
+def _found(stage: Stage) -> str:
+    if math.isnan(stage.localisation):
+        return ""
+    return f" (voxel AUPRC against the lesion {stage.localisation:.2f}, no skill {stage.localisation_chance:.2f})"

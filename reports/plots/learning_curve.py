@@ -1,0 +1,56 @@
+"""AUPRC against the share of labels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.ticker import NullLocator
+
+from voxbench.reports.analysis import Analysis
+from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, method_styles, tidy
+from voxbench.reports.run_folder import percent
+
+
+def learning_curve(analysis: Analysis) -> Plot:
+    """Means with their 95 % intervals; methods stand side by side at a fraction so that intervals do not overlap."""
+    grid = analysis.grid
+    styles = method_styles(grid.methods, grid.baseline)
+    with canvas(4.9, 3.5) as (figure, axes):
+        for i, (method, style) in enumerate(styles.items()):
+            nudge = 1.035 ** (i - (len(styles) - 1) / 2)
+            known = [(f, analysis.estimates[method, f]) for f in grid.fractions if analysis.ranks[f].get(method)]
+            if not known:
+                continue
+            x = np.array([fraction * nudge for fraction, _ in known])
+            y = np.array([one.mean for _, one in known])
+            low, high = (np.array([getattr(one, end) for _, one in known]) for end in ("low", "high"))
+            errors = np.nan_to_num(np.stack([y - low, high - y])).clip(min=0)
+            axes.errorbar(
+                x,
+                y,
+                errors,
+                color=style.color,
+                marker=style.marker,
+                linestyle=style.line,
+                markersize=5,
+                linewidth=1.5,
+                elinewidth=0.9,
+                capsize=2,
+                label=method,
+            )
+        if not math.isnan(grid.prevalence):
+            axes.axhline(grid.prevalence, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), label="no skill")
+        axes.set_xscale("log")
+        axes.set_xticks(grid.fractions, [percent(f) for f in grid.fractions])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel="labels used for training", ylabel="AUPRC")
+        axes.set_title("Labels against AUPRC")
+        tidy(axes)
+        figure.legend(loc="outside lower center", ncols=4)
+        return finish(
+            figure,
+            "learning-curve",
+            "AUPRC against label fraction",
+            "AUPRC of each method at each label fraction with 95 % intervals; the values are in the rank table.",
+        )

@@ -1,0 +1,110 @@
+"""Make everything under RUN/report/ from a run folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxbench.reports.analysis import Analysis, analyse
+from voxbench.reports.comparison_tables import comparisons_csv, estimates_csv
+from voxbench.reports.grid import Grid, build_grid
+from voxbench.reports.page import Page, View, make_source, make_view, render, subtitle
+from voxbench.reports.plots.style import Plot
+from voxbench.reports.run_folder import ReportError, RunFolder, read_run
+from voxbench.reports.table import Table
+from voxbench.reports.tables import main_csv
+
+__all__ = ["Report", "ReportError", "write_report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command line shows of a report."""
+
+    conclusion: tuple[str, ...]  # sentences, the answer first
+    table: Table  # `table.rich()` for a terminal
+    files: tuple[Path, ...]
+
+    @property
+    def page(self) -> Path:
+        """The page to open."""
+        return next(path for path in self.files if path.name == "index.html")
+
+
+def write_report(run: Path, *, reference: bool = False) -> Report:
+    """Write RUN/report/ and return what to print.
+
+    `reference` adds the seed paper's published numbers, marked as from another cohort. Raises ReportError.
+    """
+    folder = read_run(run)
+    analysis = analyse(build_grid(folder))
+    return write_pages([analysis], [(folder, analysis.grid)], run / "report", reference=reference)
+
+
+def write_pages(
+    analyses: Sequence[Analysis],
+    sources: Sequence[tuple[RunFolder, Grid]],
+    out: Path,
+    *,
+    reference: bool = False,
+    across: Sequence[str] = (),
+    cross: Table | None = None,
+    cross_plots: Sequence[Plot] = (),
+) -> Report:
+    """Write tables, plots and the page of one or several datasets into `out`, in place of what a report left there."""
+    views = [make_view(analysis, reference=reference, several=len(analyses) > 1) for analysis in analyses]
+    grids = [analysis.grid for analysis in analyses]
+    page = Page(
+        title=" and ".join(grid.name for grid in grids),
+        subtitle=subtitle(grids),
+        views=views,
+        sources=[make_source(run, grid) for run, grid in sources],
+        n_resamples=len(analyses[0].weights),
+        made_by="bench report" if len(sources) == 1 else "bench compare",
+        across=tuple(across),
+        cross=cross,
+        cross_plots=list(cross_plots),
+    )
+    tables = [table for view in views for table in _tables(view)] + ([cross] if cross is not None else [])
+    texts = {
+        "table.md": "\n".join(view.main.markdown() for view in views),
+        "table.tex": "\n".join(view.main.latex() for view in views),
+        "table.csv": main_csv(grids),
+        "tables.md": "\n".join(table.markdown() for table in tables),
+        "tables.tex": "\n".join(table.latex() for table in tables),
+        "estimates.csv": estimates_csv(analyses),
+        "comparisons.csv": comparisons_csv(analyses),
+        "conclusion.md": "\n".join(_conclusion(view, several=len(views) > 1) for view in views),
+        "index.html": render(page),
+    }
+    plots = {(f"{view.name}-" if len(views) > 1 else "") + plot.name: plot for view in views for plot in view.plots}
+    plots |= {plot.name: plot for plot in cross_plots}
+    files = [_write(out / name, text.encode()) for name, text in texts.items()]
+    if (out / "plots").is_dir():
+        shutil.rmtree(out / "plots")  # ours: plots of a fraction or method that is no more
+    for name, plot in plots.items():
+        files.append(_write(out / "plots" / f"{name}.svg", plot.svg.encode()))
+        files.append(_write(out / "plots" / f"{name}.png", plot.png))
+    return Report(conclusion=views[0].conclusion, table=views[0].main, files=tuple(files))
+
+
+def _tables(view: View) -> list[Table]:
+    efficiency = [view.efficiency] if view.efficiency is not None else []
+    return [view.main, view.intervals, *view.pairs, *efficiency, *view.recalls, *view.others]
+
+
+def _conclusion(view: View, *, several: bool) -> str:
+    heading = [f"### {view.name}", ""] if several else []
+    return "\n".join([*heading, view.conclusion[0], "", *(f"- {sentence}" for sentence in view.conclusion[1:]), ""])
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Whole or not at all: a page that is being looked at is never half a page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+    return path

@@ -1,0 +1,351 @@
+"""Read a run folder (docs/run-folder.md) into plain values, and say clearly what is wrong where it cannot
+be read.
+
+Nothing of `private/` is read here, and nothing here knows a model or a volume.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import yaml
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+class ReportError(Exception):
+    """A run folder cannot be reported on; the message is one line for the user and needs no traceback."""
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a cell stands in the grid of one dataset."""
+
+    method: str
+    fraction: float
+    fold: int
+    seed: int
+
+    @property
+    def replicate(self) -> tuple[int, int]:
+        """(fold, seed): cells of two methods with the same replicate are a pair."""
+        return (self.fold, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """The scored test units of one cell, n of them."""
+
+    volumes: tuple[str, ...]  # salted
+    patients: tuple[str, ...]  # salted
+    labels: Ints  # [n]
+    scores: Floats  # [n, 1] probability of the positive class, or [n, classes]
+    findings: tuple[str, ...]  # "" where not known
+    thresholds: Floats  # [n] the cell's validation-chosen threshold, NaN where not written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of results.csv: what a cell cost and whether it came to an end. Numbers not given are NaN."""
+
+    place: Place
+    encoder: str
+    protocol: str
+    status: str  # "ok" or "failed"
+    metrics: Mapping[str, float]
+    n_train_labels: float
+    n_val_labels: float
+    n_normal_labels: float
+    n_labels_spent: float
+    pretrain_seconds: float
+    finetune_seconds: float
+    peak_memory_mb: float
+    device: str
+    collapsed: bool
+    error: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One pretraining stage as `stages/<key>/stage.json` tells it."""
+
+    key: str
+    method: str
+    name: str
+    seed: int
+    status: str
+    curve: tuple[Mapping[str, Any], ...]
+    collapse: float | None
+    collapsed: bool
+    seconds: float
+    localisation: float  # mean voxel AUPRC of what the stage shows against the lesion; NaN where not known
+    localisation_chance: float
+    error: str
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """All that a report needs of one run."""
+
+    path: Path
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    audit: Any  # as written; None where there is none
+    rows: tuple[Row, ...]
+    units: Mapping[Place, Units]
+    stages: tuple[Stage, ...]
+    remarks: tuple[str, ...] = field(default=())  # what could not be read but does not stop a report
+
+    @property
+    def dataset_name(self) -> str:
+        """The name that the run gives its dataset."""
+        return str(self.dataset.get("name", "unnamed"))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label."""
+        return tuple(str(name) for name in self.dataset.get("classes", ()))
+
+
+METRICS = ("auprc", "auroc", "balanced_accuracy", "f1", "brier", "prevalence")
+PLACE = ("method", "fraction", "fold", "seed")
+ROW_COLUMNS = ("dataset", "encoder", "protocol", "status", *PLACE, "error", "key")
+PREDICTION_COLUMNS = (*PLACE, "volume", "patient", "label")
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read the run folder at `path`. Raises ReportError with the file and what to do."""
+    if not path.is_dir():
+        raise ReportError(f"{path}: no such folder; give the folder that `bench run --out` wrote")
+    dataset = _json(path / "dataset.json", needed=True)
+    rows = _rows(path / "results.csv")
+    remarks: list[str] = []
+    return RunFolder(
+        path=path,
+        config=_yaml(path / "config.yaml"),
+        environment=_json(path / "environment.json", needed=False) or {},
+        dataset=dataset,
+        audit=_json(path / "audit.json", needed=False),
+        rows=rows,
+        units=_units(path, rows, len(dataset.get("classes", ())), remarks),
+        stages=tuple(_stages(path / "stages", remarks)),
+        remarks=tuple(remarks),
+    )
+
+
+def _json(path: Path, *, needed: bool) -> Any:
+    if not path.is_file():
+        if needed:
+            raise ReportError(f"{path}: not found; a run folder has one, `bench run --out` writes it")
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ReportError(f"{path}: is no JSON ({error}); run the same `bench run` again to write it anew") from error
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise ReportError(f"{path}: not found; a run folder has one, `bench run --out` writes it")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = str(error).splitlines()[0]
+        raise ReportError(f"{path}: is no YAML ({line}); run the same `bench run` again to write it anew") from error
+    if not isinstance(content, dict):
+        raise ReportError(f"{path}: holds no settings; run the same `bench run` again to write it anew")
+    return content
+
+
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ReportError(f"{path}: is no CSV ({error}); run the same `bench run` again to write it anew") from error
+    lacking = [column for column in columns if column not in table.columns]
+    if lacking:
+        raise ReportError(f"{path}: has no column {', '.join(lacking)}; see docs/run-folder.md")
+    return table.fillna("")  # a line cut short
+
+
+def _number(text: object, path: Path, line: int, column: str) -> float:
+    written = str(text).strip()
+    if not written:
+        return math.nan
+    try:
+        return float(written)
+    except ValueError:
+        raise ReportError(f"{path}: line {line}: {column} is {written!r}, not a number") from None
+
+
+def _place(row: Mapping[str, Any], path: Path, line: int) -> Place:
+    fraction, fold, seed = (_number(row[name], path, line, name) for name in ("fraction", "fold", "seed"))
+    if not all(map(math.isfinite, (fraction, fold, seed))) or not row["method"]:
+        raise ReportError(f"{path}: line {line}: method, fraction, fold and seed must all be there; is the file whole?")
+    return Place(str(row["method"]), fraction, int(fold), int(seed))
+
+
+def _rows(path: Path) -> tuple[Row, ...]:
+    if not path.is_file():
+        raise ReportError(f"{path}: not found, no cell is done yet; run `bench run --out {path.parent}` first")
+    table = _table(path, ROW_COLUMNS)
+    rows = [
+        _row({str(name): value for name, value in record.items()}, path, line)
+        for line, record in enumerate(table.to_dict("records"), start=2)
+    ]
+    if not rows:
+        raise ReportError(f"{path}: has no rows, no cell is done yet; run `bench run --out {path.parent}` first")
+    seen: set[Place] = set()
+    for line, row in enumerate(rows, start=2):
+        if row.place in seen:
+            raise ReportError(f"{path}: line {line}: {row.place} is there twice; one run has one result a cell")
+        seen.add(row.place)
+    return tuple(rows)
+
+
+def _row(record: Mapping[str, Any], path: Path, line: int) -> Row:
+    def number(name: str) -> float:
+        return _number(record.get(name, ""), path, line, name)
+
+    if record["status"] not in ("ok", "failed"):
+        raise ReportError(f"{path}: line {line}: status is {record['status']!r}; it must be ok or failed")
+    return Row(
+        place=_place(record, path, line),
+        encoder=str(record["encoder"]),
+        protocol=str(record["protocol"]),
+        status=str(record["status"]),
+        metrics={name: number(name) for name in METRICS},
+        n_train_labels=number("n_train_labels"),
+        n_val_labels=number("n_val_labels"),
+        n_normal_labels=number("n_normal_labels"),
+        n_labels_spent=number("n_labels_spent"),
+        pretrain_seconds=number("pretrain_seconds"),
+        finetune_seconds=number("finetune_seconds"),
+        peak_memory_mb=number("peak_memory_mb"),
+        device=str(record.get("device", "")),
+        collapsed=str(record.get("collapsed", "")).lower() == "true",
+        error=str(record["error"]),
+        key=str(record["key"]),
+    )
+
+
+def _units(run: Path, rows: Sequence[Row], n_classes: int, remarks: list[str]) -> dict[Place, Units]:
+    """Scored units by place. A cell whose scores are not finite is left out, and a remark says so."""
+    path = run / "predictions.csv"
+    if not path.is_file():
+        return {}
+    table = _table(path, PREDICTION_COLUMNS)
+    columns = ["score"] if "score" in table.columns else [f"score_{index}" for index in range(n_classes)]
+    lacking = [name for name in columns if name not in table.columns]
+    if lacking:
+        raise ReportError(f"{path}: has no column {', '.join(lacking)}; see docs/run-folder.md")
+    for name in ("label", "threshold", *columns):
+        if name in table:
+            table[name] = _column(table[name], path)
+    keys = {row.place: row.key for row in rows}
+    found: dict[Place, Units] = {}
+    for _, group in table.groupby(list(PLACE), sort=False):
+        line = int(group.index[0]) + 2
+        place = _place({str(k): v for k, v in group.iloc[0].to_dict().items()}, path, line)
+        units = _cell_units(group, columns, path, line)
+        if len(set(units.volumes)) < len(units.volumes):
+            raise ReportError(f"{path}: line {line}: {place} scores a unit twice; run the same `bench run` again")
+        if n_classes and (units.labels.max() >= n_classes or units.labels.min() < 0):
+            raise ReportError(f"{path}: line {line}: a label is not one of the {n_classes} classes of dataset.json")
+        if not np.isfinite(units.scores).all():
+            remarks.append(f"{describe(place)}: scores are not finite, so the cell is left out")
+            continue
+        found[place] = _with_threshold(units, run, place, keys.get(place, ""))
+    return found
+
+
+def _column(texts: pd.Series[str], path: Path) -> pd.Series[float]:
+    """A column as numbers; empty and "nan" are NaN. Raises ReportError at the first text that is no number."""
+    texts = texts.str.strip()
+    values = pd.to_numeric(texts, errors="coerce")
+    wrong = values.isna() & ~texts.str.lower().isin(["", "nan"])
+    if wrong.any():
+        line = int(np.flatnonzero(wrong.to_numpy())[0])
+        raise ReportError(
+            f"{path}: line {line + 2}: {texts.name} is {texts.iloc[line]!r}, not a number; is the file whole?"
+        )
+    return values
+
+
+def _cell_units(group: pd.DataFrame, columns: Sequence[str], path: Path, line: int) -> Units:
+    def numbers(name: str) -> Floats:
+        return group[name].to_numpy(dtype=np.float64)
+
+    labels = numbers("label")
+    if not np.isfinite(labels).all():
+        raise ReportError(f"{path}: from line {line}: a scored unit has no label; is the file whole?")
+    count = len(group)
+    return Units(
+        volumes=tuple(group["volume"]),
+        patients=tuple(group["patient"]),
+        labels=labels.astype(np.int64),
+        scores=np.stack([numbers(name) for name in columns], axis=1),
+        findings=tuple(group["finding"]) if "finding" in group else ("",) * count,
+        thresholds=numbers("threshold") if "threshold" in group else np.full(count, np.nan),
+    )
+
+
+def _with_threshold(units: Units, run: Path, place: Place, key: str) -> Units:
+    """`units` with the threshold of the cell's own file where predictions.csv has no column for it."""
+    path = run / "cells" / place.method / f"{key}.json"
+    if not np.isnan(units.thresholds).all() or not key or not path.is_file():
+        return units
+    threshold = _json(path, needed=True).get("threshold")
+    if not isinstance(threshold, int | float):
+        return units
+    return Units(**{**vars(units), "thresholds": np.full(len(units.volumes), float(threshold))})
+
+
+def _stages(folder: Path, remarks: list[str]) -> Iterator[Stage]:
+    for path in sorted(folder.glob("*/stage.json")):
+        record = _json(path, needed=True)
+        collapse = record.get("collapse")
+        try:
+            yield Stage(
+                key=str(record["key"]),
+                method=str(record["method"]),
+                name=str(record["stage"]),
+                seed=int(record["seed"]),
+                status=str(record["status"]),
+                curve=tuple(record.get("curve") or ()),
+                collapse=None if collapse is None else float(collapse),
+                collapsed=bool(record.get("collapsed")),
+                seconds=_or_nan(record.get("seconds")),
+                localisation=_or_nan(record.get("localisation")),
+                localisation_chance=_or_nan(record.get("localisation_chance")),
+                error=str(record.get("error") or ""),
+                folder=path.parent,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            remarks.append(f"stages/{path.parent.name}/stage.json: left out, {error!r} is missing or malformed")
+
+
+def _or_nan(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def describe(place: Place) -> str:
+    """A cell in words."""
+    return f"{place.method} at {percent(place.fraction)}, fold {place.fold}, seed {place.seed}"
+
+
+def percent(fraction: float) -> str:
+    """A label fraction as a reader says it: `10 %`, `2.5 %`."""
+    return f"{100 * fraction:.4g} %"

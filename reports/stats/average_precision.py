@@ -1,0 +1,67 @@
+"""Average precision of many weightings of the same scored units at once.
+
+AP = sum_n (R_n - R_{n-1}) P_n over the distinct thresholds, from the highest score down (Davis and
+Goadrich, ICML 2006, and scikit-learn's `average_precision_score`, to which this is equal to 1e-12, ties
+included). A unit with integer weight w counts as w copies of itself, so a bootstrap resample is a row of
+weights and nothing is copied or sorted again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+def average_precision(positive: Bools, scores: Floats, weights: Floats | None = None) -> Floats:
+    """AP for every row of weights.
+
+    `positive` [n], `scores` [n], `weights` [B, n] or None for one row of ones. Returns [B]; NaN where a
+    row has no weight on a positive or none on a negative unit: a ranking of one class alone says nothing.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = positive[order]  # [n]
+    if weights is None:
+        weights = np.ones((1, len(scores)))
+    weight = weights[:, order]  # [B, n]
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # the last unit of every group of ties
+    total = np.cumsum(weight, axis=1)[:, last]  # [B, groups] called positive so far
+    true = np.cumsum(weight * ranked, axis=1)[:, last]  # [B, groups] and rightly so
+    precision = np.divide(true, total, out=np.zeros_like(true), where=total > 0)
+    gained = np.diff(true, axis=1, prepend=0.0)
+    positives, negatives = true[:, -1], total[:, -1] - true[:, -1]
+    area = (precision * gained).sum(axis=1)
+    defined = (positives > 0) & (negatives > 0)
+    result: Floats = np.divide(area, positives, out=np.full_like(area, np.nan), where=defined)
+    return result
+
+
+def macro_average_precision(labels: npt.NDArray[np.int64], scores: Floats, weights: Floats | None = None) -> Floats:
+    """AP [B] as `average_precision`; with more than one column of scores the macro mean over classes,
+    one-vs-rest.
+
+    `labels` [n], `scores` [n, 1] (probability of class 1) or [n, classes]. A class that a row of weights
+    does not have is left out of that row's mean; NaN where fewer than two classes are there.
+    """
+    if scores.shape[1] == 1:
+        return average_precision(labels == 1, scores[:, 0], weights)
+    each = np.stack([average_precision(labels == c, scores[:, c], weights) for c in range(scores.shape[1])])  # [C, B]
+    there = ~np.isnan(each)
+    count = there.sum(axis=0)
+    summed = np.where(there, each, 0.0).sum(axis=0)
+    result: Floats = np.divide(summed, count, out=np.full(summed.shape, np.nan), where=count > 0)
+    return result
+
+
+def no_skill(labels: npt.NDArray[np.int64], n_columns: int) -> float:
+    """AUPRC of a classifier without skill: the share of positives, or the macro mean of the shares of
+    classes present.
+
+    `labels` [n]; `n_columns` as the scores have. Source: Saito and Rehmsmeier, PLOS ONE 2015.
+    """
+    if n_columns == 1:
+        return float(np.mean(labels == 1))
+    shares = np.bincount(labels, minlength=n_columns) / len(labels)
+    return float(np.mean(shares[shares > 0]))

@@ -1,0 +1,84 @@
+"""A small run that every test of the harness can afford: a few patients of the phantom, a few steps of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from voxbench.benchmark.assemble import build_dataset
+from voxbench.benchmark.command_run import Arguments, configuration, execute
+from voxbench.benchmark.runner import Run
+from voxbench.benchmark.setup import prepare_bank
+
+PHANTOM = ("dataset.patients=30", "dataset.pool_patients=6")
+SMALL = (
+    "prior.volumes=16",
+    "pretrain.volumes=32",
+    "pretrain.batch=8",
+    "prior.batch=8",
+    "finetune.epochs=1",
+    "finetune.min_steps=4",
+    "finetune.evaluations=2",
+    "protocol.min_val_per_class=2",
+)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Volumes are read once a session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+Arguments_ = Callable[..., Arguments]
+
+
+@pytest.fixture
+def arguments(cache: Path, tmp_path: Path) -> Arguments_:
+    """The arguments of `bench run`, small; keyword arguments replace them, `settings` are added."""
+
+    def make(settings: tuple[str, ...] = (), **given: object) -> Arguments:
+        values: dict[str, object] = {
+            "methods": "supervised",
+            "fractions": "0.5",
+            "dataset": None,
+            "data_root": None,
+            "preset": "quick",
+            "encoder": None,
+            "folds": 3,
+            "seeds": None,
+            "protocol": None,
+            "out": tmp_path / "run",
+            "cache": cache,
+            "device": "cpu",
+            "workers": 1,
+            "dry_run": False,
+        }
+        small = SMALL if given.get("dataset") else (*PHANTOM, *SMALL)
+        return Arguments(**{**values, **given}, settings=(*small, *settings))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def bench(arguments: Arguments_) -> Callable[..., int]:
+    """`bench run` in this process; returns its exit code."""
+
+    def run(settings: tuple[str, ...] = (), **given: object) -> int:
+        return execute(arguments(settings, **given), Console(quiet=True))
+
+    return run
+
+
+@pytest.fixture
+def planned(arguments: Arguments_) -> Callable[..., Run]:
+    """A planned run, nothing carried out."""
+
+    def plan(settings: tuple[str, ...] = (), **given: object) -> Run:
+        config, runtime = configuration(arguments(settings, **given))
+        bank = prepare_bank(config, runtime, lambda done, total: None)
+        return Run.planned(config, runtime, build_dataset(config, runtime.data_root), bank)
+
+    return plan

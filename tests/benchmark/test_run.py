@@ -1,0 +1,232 @@
+"""`bench run` from its arguments to its files: every method, resumption, failures, determinism."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from voxbench.benchmark.errors import BenchError
+from voxbench.benchmark.results import COLUMNS
+
+Bench = Callable[..., int]
+FAILING = """
+from voxbench.methods.base import Method, Stage
+
+class Failing(Method):
+    name = "failing"
+    about = "a method with a bug"
+
+    def stages(self):
+        def loss(batch):
+            raise RuntimeError("a bug in the loss")
+        return (Stage(name="only", module=self.encoder, loss=loss),)
+"""
+
+
+def rows(run: Path, name: str = "results.csv") -> list[dict[str, str]]:
+    with (run / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def without_costs(run: Path) -> list[dict[str, str]]:
+    costs = {"pretrain_seconds", "finetune_seconds", "peak_memory_mb"}
+    return [{k: v for k, v in row.items() if k not in costs} for row in rows(run)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """All methods once, by the command that a user types, in two worker processes."""
+    from conftest import PHANTOM, SMALL  # type: ignore[import-not-found]
+
+    out = tmp_path_factory.mktemp("whole") / "run"
+    command = [sys.executable, "-m", "voxbench.benchmark.cli", "run", "--methods", "all", "--fractions", "0.3,1.0"]
+    command += ["--folds", "3", "--out", str(out), "--cache", str(cache), "--device", "cpu", "--workers", "2"]
+    for setting in (*PHANTOM, *SMALL):
+        command += ["--set", setting]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "AUPRC" in done.stdout
+    assert str(out / "report") in done.stdout.replace("\n", "")
+    return out
+
+
+def test_every_method_gets_its_rows(whole: Path) -> None:
+    found = rows(whole)
+    assert len(found) == 6 * 2 * 3
+    assert {row["method"] for row in found} == {"residual", "byol", "simsiam", "simclr", "spark", "supervised"}
+    assert list(found[0]) == COLUMNS
+    for row in found:
+        assert row["status"] == "ok"
+        assert 0 < float(row["auprc"]) <= 1
+        assert float(row["pretrain_seconds"]) > 0 or row["method"] == "supervised"
+        spent = int(row["n_train_labels"]) + int(row["n_val_labels"])
+        assert int(row["n_labels_spent"]) == spent  # strict: the autoencoder's normals are among them
+        assert (int(row["n_normal_labels"]) > 0) == (row["method"] == "residual")
+
+
+def test_each_labelled_patient_is_tested_once_a_seed_and_ids_are_codes(whole: Path) -> None:
+    predictions = rows(whole, "predictions.csv")
+    for method in ("residual", "supervised"):
+        volumes = [r["volume"] for r in predictions if r["method"] == method and r["fraction"] == "1.0"]
+        assert len(volumes) == len(set(volumes)) == 60
+    ids = (whole / "private" / "ids.csv").read_text()
+    assert predictions[0]["patient"] in ids and '"P0000"' in ids
+    public = [p for p in whole.rglob("*") if p.is_file() and p.suffix in (".csv", ".json", ".yaml", ".md", ".html")]
+    for path in public:
+        if "private" not in path.parts:
+            assert "P0000" not in path.read_text(), path
+
+
+def test_the_audit_is_clean_and_says_what_was_compared(whole: Path) -> None:
+    audit = json.loads((whole / "audit.json").read_text())
+    assert audit["outcome"] == "clean"
+    assert audit["planned"]["checks"] and audit["served"]["checks"]
+
+
+def test_pretraining_losses_are_recorded_and_examples_drawn(whole: Path) -> None:
+    stages = [json.loads(path.read_text()) for path in whole.glob("stages/*/stage.json")]
+    assert {(s["method"], s["stage"]) for s in stages} >= {("residual", "autoencoder"), ("spark", "spark")}
+    for stage in stages:
+        assert stage["curve"][-1]["step"] == stage["steps"]
+        assert (stage["collapse"] is not None) == (stage["method"] in ("byol", "simsiam", "simclr"))
+    assert list(whole.glob("stages/*/examples.npz"))
+    assert not list(whole.glob("stages/*/targets.npy"))
+    assert not list(whole.glob("claims/*"))
+
+
+def test_one_process_gives_the_table_of_two_to_the_last_digit(whole: Path, bench: Bench, tmp_path: Path) -> None:
+    assert bench(methods="residual,simclr,supervised", fractions="0.3,1.0", out=tmp_path / "again") == 0
+    again = without_costs(tmp_path / "again")
+    assert again == [row for row in without_costs(whole) if row["method"] in ("residual", "simclr", "supervised")]
+
+
+def test_the_same_command_again_computes_nothing(bench: Bench, tmp_path: Path) -> None:
+    assert bench() == 0
+    cells = sorted((tmp_path / "run" / "cells").rglob("*.json"))
+    before = [(p, p.stat().st_mtime_ns) for p in cells]
+    table = (tmp_path / "run" / "results.csv").read_text()
+    assert bench() == 0
+    assert [(p, p.stat().st_mtime_ns) for p in cells] == before
+    assert (tmp_path / "run" / "results.csv").read_text() == table
+
+
+def test_a_grown_grid_keeps_what_is_there(bench: Bench, tmp_path: Path) -> None:
+    assert bench() == 0
+    assert bench(fractions="1.0", methods="supervised,simclr") == 0
+    found = rows(tmp_path / "run")
+    assert {(r["method"], r["fraction"]) for r in found} == {
+        ("supervised", "0.5"),
+        ("supervised", "1.0"),
+        ("simclr", "1.0"),
+    }
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["protocol"]["fractions"] == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("finetune.epochs=7",), r"finetune\.epochs: 1 there, 7 here"),
+        (("dataset.seed=3",), r"dataset\.seed"),
+        (("encoder.widths=[8,8,8,8]",), r"encoder\.widths"),
+    ],
+)
+def test_another_configuration_needs_another_folder(
+    bench: Bench, tmp_path: Path, change: tuple[str, ...], message: str
+) -> None:
+    assert bench() == 0
+    table = (tmp_path / "run" / "results.csv").read_text()
+    with pytest.raises(BenchError, match=message + ".*choose another --out"):
+        bench(change)
+    assert (tmp_path / "run" / "results.csv").read_text() == table
+
+
+def test_a_failing_method_is_reported_and_the_others_go_on(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    assert bench(methods=f"supervised,{tmp_path / 'failing.py'}:Failing") == 1
+    found = {row["method"]: row for row in rows(tmp_path / "run")}
+    assert found["supervised"]["status"] == "ok"
+    assert found["failing"]["status"] == "failed"
+    assert "a bug in the loss" in found["failing"]["error"]
+    record = json.loads(next((tmp_path / "run" / "stages").rglob("stage.json")).read_text())
+    assert "RuntimeError" in record["traceback"]
+    assert "failing" in (tmp_path / "run" / "report" / "table.md").read_text()
+
+
+def test_a_mended_method_replaces_its_failed_rows(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "failing.py"
+    file.write_text(FAILING)
+    assert bench(methods=f"{file}:Failing") == 1
+    mended = FAILING.replace(
+        'raise RuntimeError("a bug in the loss")', "return self.encoder(batch.views[0]).pow(2).mean()"
+    )
+    file.write_text(mended)
+    # A new process would import the file anew; here the module is dropped by hand.
+    for name in [n for n in sys.modules if n.startswith("voxbench_plugin_")]:
+        del sys.modules[name]
+    assert bench(methods=f"{file}:Failing") == 0
+    assert {row["status"] for row in rows(tmp_path / "run")} == {"ok"}
+
+
+def test_a_fraction_without_a_class_fails_plainly(bench: Bench, tmp_path: Path) -> None:
+    assert bench(fractions="0.001,1.0") == 1
+    found = rows(tmp_path / "run")
+    failed = [row for row in found if row["status"] == "failed"]
+    assert failed and all("use a larger fraction" in row["error"] for row in failed)
+    assert all(row["status"] == "ok" for row in found if row["fraction"] == "1.0")
+
+
+def test_a_diverging_run_says_at_which_step(bench: Bench, tmp_path: Path) -> None:
+    assert bench(("pretrain.lr=1e30",), methods="simclr") == 1
+    assert "lower the learning rate" in rows(tmp_path / "run")[0]["error"]
+
+
+def test_a_killed_grid_goes_on_where_it_was(tmp_path: Path, cache: Path) -> None:
+    from conftest import PHANTOM, SMALL  # type: ignore[import-not-found]
+
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "voxbench.benchmark.cli", "run", "--methods", "supervised,simclr"]
+    command += ["--fractions", "0.3,1.0", "--out", str(out), "--cache", str(cache), "--device", "cpu", "--workers", "2"]
+    for setting in (*PHANTOM, *SMALL):
+        command += ["--set", setting]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 200
+    while not list(out.glob("cells/*/*.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*.json")}
+    assert done
+    again = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert "of earlier runs are kept" in again.stdout
+    assert all(path.stat().st_mtime_ns == before for path, before in done.items())
+    assert len(rows(out)) == 12
+
+
+def test_user_errors_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "voxbench.benchmark.cli", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    for arguments, message in (
+        (("run", "--methods", "simclrr", "--out", str(tmp_path / "a")), "did you mean simclr"),
+        (("run", "--dataset", "no/such.csv", "--out", str(tmp_path / "a")), "no such file or folder"),
+        (("report", str(tmp_path / "nothing")), "no such folder"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,82 @@
+"""Several runs in one report."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from voxbench.reports.compare import compare
+from voxbench.reports.report import ReportError, write_report
+
+MakeRun = Callable[..., Path]
+TWO = {"byol": 1.2, "supervised": 0.9}
+GRID = {"methods": TWO, "patients": 60}
+
+
+def estimates(folder: Path) -> list[dict[str, str]]:
+    with (folder / "estimates.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_other_seeds_are_one_grid(make_run: MakeRun, tmp_path: Path) -> None:
+    parts = [make_run(f"seed{seed}", seeds=(seed,), **GRID) for seed in (0, 1)]
+    compare(parts, tmp_path / "out")
+    whole = make_run("whole", seeds=(0, 1), **GRID)
+    write_report(whole)
+    assert estimates(tmp_path / "out") == estimates(whole / "report")
+
+
+def test_other_methods_are_paired_by_patient(make_run: MakeRun, tmp_path: Path) -> None:
+    parts = [make_run(name, methods={name: skill}, patients=60) for name, skill in TWO.items()]
+    compare(parts, tmp_path / "out")
+    whole = make_run("whole", **GRID)
+    write_report(whole)
+    name = "comparisons.csv"
+    assert (tmp_path / "out" / name).read_text() == (whole / "report" / name).read_text()
+
+
+def test_the_same_cell_twice_counts_once(make_run: MakeRun, tmp_path: Path) -> None:
+    one, two = make_run("one", seeds=(0,), **GRID), make_run("two", seeds=(0, 1), **GRID)
+    compare([one, two], tmp_path / "out")
+    assert {row["n_cells"] for row in estimates(tmp_path / "out")} == {"6"}
+
+
+def test_datasets_stand_side_by_side_with_ranks_over_them(make_run: MakeRun, tmp_path: Path) -> None:
+    grid = {"methods": {"residual": 2.5, "byol": 1.2, "supervised": 0.9}, "fractions": (0.1, 0.5, 1.0), "patients": 60}
+    one = make_run("one", dataset="sinus-phantom", **grid)
+    two = make_run("two", dataset="adrenals", is_phantom=False, fingerprint="beef", seed=11, **grid)
+    report = compare([one, two], tmp_path / "out")
+    page = report.page.read_text(encoding="utf-8")
+    assert "Over 6 blocks (dataset × fraction)" in page
+    assert "Table of adrenals" in page
+    assert (tmp_path / "out" / "plots" / "critical-difference.svg").is_file()
+    assert (tmp_path / "out" / "plots" / "adrenals-forest-50.svg").is_file()
+
+
+def test_too_few_blocks_for_a_diagram_are_said(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run("one", **GRID), make_run("two", dataset="adrenals", **GRID)]
+    assert "too few for a critical-difference diagram" in compare(runs, tmp_path / "out").page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"protocol": "paper"}, r"protocol\.name is 'paper' there and 'strict' here"),
+        ({"folds": 4}, r"protocol\.folds is 4 there and 3 here"),
+        ({"extra_config": {"pretrain": {"lr": 1.0}}}, r"pretrain\.batch is not set there"),
+        ({"extra_config": {"methods": {"byol": {"momentum": 0.9}, "supervised": {}}}}, r"methods\.byol"),
+        ({"fingerprint": "beef"}, r"dataset fingerprint of sinus-phantom is 'beef' there and 'f00d' here"),
+        ({"salt": "q"}, "another salt"),
+    ],
+)
+def test_incompatible_runs_name_the_key(make_run: MakeRun, tmp_path: Path, knobs: dict[str, object], said: str) -> None:
+    runs = [make_run("one", seeds=(0,), **GRID), make_run("two", seeds=(1,), **(GRID | knobs))]
+    with pytest.raises(ReportError, match=said):
+        compare(runs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_run_is_none_to_compare(make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="two run folders or more"):
+        compare([make_run(**GRID)], tmp_path / "out")
