@@ -83,7 +83,10 @@ class PrepareResult:
 
 
 def prepare(options: PrepareOptions, progress: Progress | None = None) -> PrepareResult:
-    """From head scans to sinus crops. Raises DatasetError with every problem of the inputs, before anything is written."""
+    """From head scans to sinus crops.
+
+    Raises DatasetError with every problem of the inputs, before anything is written.
+    """
     tell = progress or (lambda _phase, _done, _total: None)
     problems = options.problems()
     if problems:
@@ -98,9 +101,7 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> Prepar
         found = [*problems, *(f"{scan.path}: {why}" for scan, why in broken)]
         raise DatasetError("inputs cannot be used, nothing was written:", found)
     key = folder.open()
-    store.write(
-        folder.private / "seen.json", store.dump(output.seen_entries(folder, scans, hashes)), private=True
-    )
+    store.write(folder.private / "seen.json", store.dump(output.seen_entries(folder, scans, hashes)), private=True)
     tasks = [
         Task(
             scan.path.resolve(),
@@ -229,9 +230,7 @@ def twins(scans: Sequence[Scan], hashes: dict[Path, str]) -> list[str]:
             continue
         other = first.setdefault(sha256, scan)
         if other.patient != scan.patient:
-            problems.append(
-                f"{scan.path}: the same file as {other.path} of another patient; keep one of them"
-            )
+            problems.append(f"{scan.path}: the same file as {other.path} of another patient; keep one of them")
     return problems
 
 
@@ -275,11 +274,11 @@ def each(
     try:
         waiting: dict[Future[Result], Item] = {pool.submit(work, item): item for item in items}
         for future in as_completed(waiting):
-            error = future.exception()
-            if isinstance(error, BrokenProcessPool):
+            fault = future.exception()
+            if isinstance(fault, BrokenProcessPool):
                 raise DatasetError(
                     "a worker process died (out of memory?); run again with fewer --workers: finished heads are kept"
-                ) from error
-            yield waiting[future], error if error is not None else future.result()
+                ) from fault
+            yield waiting[future], fault if fault is not None else future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

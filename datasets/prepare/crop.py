@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
 from voxbench.datasets.prepare.quality import Side, apply
 from voxbench.datasets.prepare.register import Target
 from voxbench.datasets.prepare.volume import (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import crop, picture, quality, store
 from voxbench.datasets.prepare.quality import SIDES
@@ -129,9 +130,7 @@ def do_head(task: Task) -> store.Record:
     return record
 
 
-def find_position(
-    task: Task, target: Target, pyramid: Pyramid, earlier: store.Record | None
-) -> dict[str, Any]:
+def find_position(task: Task, target: Target, pyramid: Pyramid, earlier: store.Record | None) -> dict[str, Any]:
     """The registration, or that of an earlier call if nothing that decides it has changed."""
     if earlier is not None and earlier["position"]["key"] == task.position_key():
         return dict(earlier["position"])

@@ -12,6 +12,7 @@ import nibabel
 import numpy
 import scipy
 import SimpleITK
+
 from voxbench.datasets.prepare import sheet, store
 from voxbench.datasets.prepare.head import VERSION, Recipe
 from voxbench.datasets.prepare.labels import Label, Labels
@@ -25,9 +26,7 @@ def stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def seen_entries(
-    folder: store.Store, scans: Sequence[Scan], hashes: Mapping[Path, str]
-) -> dict[str, list[Any]]:
+def seen_entries(folder: store.Store, scans: Sequence[Scan], hashes: Mapping[Path, str]) -> dict[str, list[Any]]:
     """The cache of checked files, old entries and new: path -> size, time, SHA-256, modality it was read as."""
     new = {
         str(scan.path.resolve()): [*stamp(scan.path), hashes[scan.path], scan.modality]
@@ -97,8 +96,7 @@ def write_all(
     root = folder.root
     store.write(folder.private / "sources.csv", store.table(store.SOURCES, tables.sources), private=True)
     heads = [
-        {key: value for key, value in records[code].items() if key not in ("key", "files")}
-        for code in sorted(records)
+        {key: value for key, value in records[code].items() if key not in ("key", "files")} for code in sorted(records)
     ]
     about = {
         "version": VERSION,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+
 from voxbench.datasets.prepare.crop import Box
 from voxbench.datasets.prepare.quality import Side, apply
 from voxbench.datasets.prepare.register import Target
@@ -36,9 +37,7 @@ class Frame:
         return np.asarray((points - self.centre) @ self.axes)
 
 
-def draw(
-    grid: Grid, transform: Matrix, target: Target, boxes: Mapping[Side, Box], taken: Mapping[Side, bool]
-) -> bytes:
+def draw(grid: Grid, transform: Matrix, target: Target, boxes: Mapping[Side, Box], taken: Mapping[Side, bool]) -> bytes:
     """A JPEG: axial, coronal and, through each sinus, sagittal planes. A refused side's box is red and crossed."""
     middle = (target.points.min(axis=0) + target.points.max(axis=0)) / 2
     frame = Frame(apply(transform, middle[None])[0] - 0.0, nearest_rotation(transform[:3, :3]))
@@ -84,16 +83,10 @@ def plane(grid: Grid, frame: Frame, axis: int, at: float) -> npt.NDArray[np.floa
     points[..., up] = rows[:, None]
     values, inside = grid.sample(frame.world(points).reshape(-1, 3))
     floor, top = np.percentile(grid.data, (1, 99))
-    return (
-        np.where(inside, values, floor + 0.12 * (top - floor))
-        .reshape(len(rows), len(columns))
-        .astype(np.float32)
-    )
+    return np.where(inside, values, floor + 0.12 * (top - floor)).reshape(len(rows), len(columns)).astype(np.float32)
 
 
-def mark(
-    pen: ImageDraw.ImageDraw, corners: Matrix, axes: tuple[int, int], side: Side, *, taken: bool
-) -> None:
+def mark(pen: ImageDraw.ImageDraw, corners: Matrix, axes: tuple[int, int], side: Side, *, taken: bool) -> None:
     """A box with its letter; [8, 2] head mm of its corners in this plane."""
     half = [PLANE_MM[axis] / 2 for axis in axes]
     low, high = corners.min(axis=0), corners.max(axis=0)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from voxbench.datasets.prepare.register import Pyramid, Registration, Target
 from voxbench.datasets.prepare.volume import Matrix, Volume, inside_scan, nearest_rotation, rotation_angle
 
@@ -85,9 +86,7 @@ def sinus_points(centre: Matrix) -> Matrix:
     return np.asarray(lattice[np.sum((lattice / SINUS_RADII_MM) ** 2, axis=1) <= 1] + centre)
 
 
-def surroundings(
-    target: Target, centre: Matrix, side: Side
-) -> tuple[Matrix, dict[str, npt.NDArray[np.bool_]]]:
+def surroundings(target: Target, centre: Matrix, side: Side) -> tuple[Matrix, dict[str, npt.NDArray[np.bool_]]]:
     """Points of reference tissue around a sinus, world mm [N, 3], and which sector(s) each lies in."""
     axis = np.arange(-NEAR_MM, NEAR_MM + 1e-9, LATTICE_MM)
     lattice = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -150,9 +149,7 @@ def judge_head(figures: HeadFigures, limits: Limits) -> list[str]:
         )
     if figures.mirrored or figures.stretches[2] < low or figures.stretches[0] > high:
         shown = ", ".join(f"{s:.2f}" for s in figures.stretches)
-        reasons.append(
-            f"registration failed: stretches {shown} are no head's (allowed {low:.2f} to {high:.2f})"
-        )
+        reasons.append(f"registration failed: stretches {shown} are no head's (allowed {low:.2f} to {high:.2f})")
     elif figures.stretches[0] / figures.stretches[2] > limits.stretch_ratio:
         reasons.append(
             f"registration failed: the head is {figures.stretches[0] / figures.stretches[2]:.2f} times as long "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare.register import STAGES_MM, Target, make_target
 from voxbench.datasets.prepare.volume import Matrix, hash_file, read_volume, to_grid

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 (the name its own documentation uses)
 from scipy import ndimage
 from scipy.fft import irfftn, next_fast_len, rfftn
 from scipy.spatial.transform import Rotation
+
 from voxbench.datasets.prepare.volume import (
     Array,
     Grid,
@@ -42,9 +43,9 @@ TRIES = 4
 PUSH = (8.0, 8.0)  # degrees and mm
 Candidate = tuple[float, Matrix]  # score, transform
 
-STATED = 5  # translations tried in the orientation that the affine states, all refined
-KEPT_COARSE = 10  # other orientations refined
-KEPT_FINE = 3
+STATED, STATED_FINE = 5, 3  # translations refined at 8 and at 4 mm in the orientation that the affine states
+PEAKS = 4  # translations looked at in every other orientation; of all these positions ...
+TURNED, TURNED_FINE = 60, 16  # ... so many are refined at 8 and at 4 mm
 CERTAIN = 0.36  # a score that no wrong position reached in our trials (right ones: 0.39 and more)
 START_SCALE = 0.93  # MNI152 is larger than most heads; the first refinement corrects it for any reference
 
@@ -104,7 +105,7 @@ def make_pyramid(fine: Grid) -> Pyramid:
         valid = np.pad(base.valid, pad)
         valid = valid.reshape(d, factor, h, factor, w, factor).mean(axis=(1, 3, 5)) >= 0.5
         levels.append(Grid(data, valid, base.origin + (factor - 1) / 2 * base.step, step))
-    return Pyramid(tuple(levels[:0:-1]) + (base,), tissue_threshold(base.data[base.valid]))
+    return Pyramid((*levels[:0:-1], base), tissue_threshold(base.data[base.valid]))
 
 
 def head_mask(grid: Grid, threshold: float) -> npt.NDArray[np.bool_]:
@@ -127,15 +128,11 @@ def orientations(count: int) -> Matrix:
     alpha, beta = 2 * np.pi * s / np.sqrt(2), 2 * np.pi * s / 1.533751168755204288118
     r, q = np.sqrt(s / count), np.sqrt(1 - s / count)
     quaternions = np.stack([r * np.sin(alpha), r * np.cos(alpha), q * np.sin(beta), q * np.cos(beta)], axis=1)
-    quarters = Rotation.create_group(
-        "O"
-    ).as_matrix()  # the 24 ways of laying a cube: axes stored in another order
+    quarters = Rotation.create_group("O").as_matrix()  # the 24 ways of laying a cube: axes stored in another order
     return np.concatenate([quarters, Rotation.from_quat(quaternions).as_matrix()])
 
 
-def information(
-    points: Matrix, values: npt.NDArray[np.intp], scan: Grid, transform: Matrix
-) -> tuple[float, float]:
+def information(points: Matrix, values: npt.NDArray[np.intp], scan: Grid, transform: Matrix) -> tuple[float, float]:
     """Mutual information (nats) between reference and scan, and the share of `points` inside the scan.
 
     `points` are reference world mm [N, 3], `values` their intensities in `BINS` bins.
@@ -147,9 +144,7 @@ def information(
         return 0.0, share
     low, high = float(scan.data.min()), float(scan.data.max())
     bins = np.clip(((found[inside] - low) / (high - low) * BINS).astype(np.intp), 0, BINS - 1)
-    joint = (
-        np.bincount(values[inside] * BINS + bins, minlength=BINS * BINS).reshape(BINS, BINS) / inside.sum()
-    )
+    joint = np.bincount(values[inside] * BINS + bins, minlength=BINS * BINS).reshape(BINS, BINS) / inside.sum()
     expected = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
     filled = joint > 0
     return float(np.sum(joint[filled] * np.log(joint[filled] / expected[filled]))), share
@@ -178,9 +173,7 @@ def make_target(fine: Grid) -> Target:
     low, high = float(grid.data.min()), float(grid.data.max())
     values = np.clip(((grid.data[tuple(index.T)] - low) / (high - low) * BINS).astype(np.intp), 0, BINS - 1)
     around = tuple(
-        ndimage.binary_dilation(
-            head_mask(level, pyramid.threshold), iterations=max(1, round(10 / level.step))
-        )
+        ndimage.binary_dilation(head_mask(level, pyramid.threshold), iterations=max(1, round(10 / level.step)))
         for level in pyramid.levels
     )
     return Target(pyramid, shape, index * grid.step + grid.origin, values, around)
@@ -212,9 +205,7 @@ def coarse_starts(target: Target, scan: Pyramid, rotations: Matrix, count: int) 
     for rotation in rotations:
         # output voxel o of the turned reference looks up R^T (o - radius) / scale + home
         back = rotation.T / START_SCALE
-        turned = ndimage.affine_transform(
-            target.shape, back, home - back @ np.full(3, radius), (side,) * 3, order=1
-        )
+        turned = ndimage.affine_transform(target.shape, back, home - back @ np.full(3, radius), (side,) * 3, order=1)
         overlap = irfftn(spectrum * np.conj(rfftn(turned, shape)), shape)
         for peak in peaks(overlap, count):
             shift = np.where(peak > np.array(shape) - side, peak - shape, peak)  # negative shifts wrap around
@@ -288,9 +279,7 @@ def optimise(
     method.SetInitialTransform(model, inPlace=True)
     try:
         method.Execute(fixed, moving)
-    except (
-        RuntimeError
-    ):  # ITK: too few samples map into the scan; the candidate is worth nothing, not the head
+    except RuntimeError:  # ITK: too few samples map into the scan; the candidate is worth nothing, not the head
         return start
     result = np.eye(4)
     result[:3, :3] = np.array(model.GetMatrix()).reshape(3, 3)
@@ -321,23 +310,26 @@ def search(target: Target, scan: Pyramid, seed: int) -> Matrix:
 
     First from the orientation that the affine states; all others are tried where that leaves doubt.
     """
-    found = compete(target, scan, coarse_starts(target, scan, np.eye(3)[None], STATED), seed)
+    found = compete(target, scan, coarse_starts(target, scan, np.eye(3)[None], STATED), STATED_FINE, seed)
     if found[0] >= CERTAIN:
         return found[1]
-    turned = coarse_starts(target, scan, orientations(TURNS), 1)
-    other = compete(target, scan, distinct(turned, KEPT_COARSE, target.points.mean(axis=0)), seed)
-    return max(found, other, key=lambda candidate: candidate[0])[1]
+    turned = coarse_starts(target, scan, orientations(TURNS), PEAKS)
+    turned = distinct(turned, TURNED, target.points.mean(axis=0))
+    return max(found, compete(target, scan, turned, TURNED_FINE, seed), key=lambda candidate: candidate[0])[1]
 
 
-def compete(target: Target, scan: Pyramid, starts: Sequence[Candidate], seed: int) -> Candidate:
-    """Refine all at 8 mm, the best `KEPT_FINE` at 4 mm, and return the winner."""
-    candidates = list(starts)
-    for level, keep in ((0, KEPT_FINE), (1, 1)):
-        grid = scan.levels[level]
-        refined = [descend(target, scan, t, level=level, affine=level > 0, seed=seed) for _, t in candidates]
-        ranked = sorted(((score(target, grid, t), t) for t in refined), key=lambda candidate: -candidate[0])
-        candidates = distinct(ranked, keep, target.points.mean(axis=0))
-    return candidates[0]
+def compete(target: Target, scan: Pyramid, starts: Sequence[Candidate], fine: int, seed: int) -> Candidate:
+    """Refine all at 8 mm, then the best `fine` at 4 mm until one is certain; return the winner."""
+    coarse, middle = scan.coarse, target.points.mean(axis=0)
+    moved = [descend(target, scan, t, level=0, affine=False, seed=seed) for _, t in starts]
+    ranked = sorted(((score(target, coarse, t), t) for t in moved), key=lambda candidate: -candidate[0])
+    best: Candidate = (-1.0, ranked[0][1])
+    for _, start in distinct(ranked, fine, middle):
+        transform = descend(target, scan, start, level=1, affine=True, seed=seed)
+        best = max(best, (score(target, scan.levels[1], transform), transform), key=lambda candidate: candidate[0])
+        if best[0] >= CERTAIN:
+            break
+    return best
 
 
 def descend(target: Target, scan: Pyramid, start: Matrix, *, level: int, affine: bool, seed: int) -> Matrix:

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,9 +78,7 @@ def patient_of(path: Path, root: Path, pattern: str | None) -> str:
 
 def from_table(path: Path, modality: ScanModality) -> tuple[list[Scan], list[str]]:
     """Columns path, patient_id and, if wanted, modality (mr or ct); paths are relative to the table."""
-    rows = read_table(
-        path, {"path": ("path", "file"), "patient": PATIENT_COLUMNS}, {"modality": ("modality",)}
-    )
+    rows = read_table(path, {"path": ("path", "file"), "patient": PATIENT_COLUMNS}, {"modality": ("modality",)})
     scans, problems = [], []
     for number, row in rows:
         kind = row["modality"].lower().replace("mri", "mr") or modality
@@ -106,9 +104,7 @@ def from_bids(root: Path, suffix: str | None, modality: ScanModality) -> tuple[l
     if not known:
         raise DatasetError(f"{root}: no scan is named sub-*_{{T1w,T2w,FLAIR}}.nii.gz in an anat folder")
     if suffix is None and len(known) > 1:
-        raise DatasetError(
-            f"{root}: scans of several kinds ({', '.join(sorted(known))}); choose one with --suffix"
-        )
+        raise DatasetError(f"{root}: scans of several kinds ({', '.join(sorted(known))}); choose one with --suffix")
     chosen = suffix or next(iter(known))
     if chosen not in known:
         raise DatasetError(f"{root}: no scan ends in _{chosen}; there are {', '.join(sorted(known))}")
@@ -123,7 +119,7 @@ def from_bids(root: Path, suffix: str | None, modality: ScanModality) -> tuple[l
     return scans, problems
 
 
-def duplicates(scans: Sequence[Scan]) -> Iterable[str]:
+def duplicates(scans: Sequence[Scan]) -> list[str]:
     """A line a patient with more than one scan: labels could not be told apart."""
     by_patient: dict[str, list[Scan]] = defaultdict(list)
     for scan in scans:
@@ -145,9 +141,7 @@ def is_dicom(path: Path) -> bool:
 def from_dicom(root: Path, modality: ScanModality, converted: Path) -> tuple[list[Scan], list[str]]:
     """Every folder right below `root` is one patient's; it is converted by dcm2niix, which must be installed."""
     folders = [
-        f
-        for f in sorted(root.iterdir())
-        if f.is_dir() and any(is_dicom(p) for p in f.rglob("*") if p.is_file())
+        f for f in sorted(root.iterdir()) if f.is_dir() and any(is_dicom(p) for p in f.rglob("*") if p.is_file())
     ]
     if not folders:
         raise DatasetError(f"{root}: no .nii.gz, no sub-*/anat, and no folders of DICOM files in here")

@@ -56,9 +56,7 @@ def entry(record: Record, picture: bytes) -> str:
         f"{record['modality'].upper()}, voxels {spacing} mm; mutual information {head['information']:.2f} nats, "
         f"stretches {', '.join(f'{s:.2f}' for s in head['stretches'])}, turned {head['turn']:.0f}°"
     )
-    lines = "".join(
-        f"<dt class='{side}'>{side}</dt><dd>{side_line(record['sides'][side])}</dd>" for side in SIDES
-    )
+    lines = "".join(f"<dt class='{side}'>{side}</dt><dd>{side_line(record['sides'][side])}</dd>" for side in SIDES)
     notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in record["notes"])
     data = base64.b64encode(picture).decode()
     return (

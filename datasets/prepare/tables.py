@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import openpyxl
+
 from voxbench.datasets.base import DatasetError
 
 Row = dict[str, str]
@@ -45,9 +46,7 @@ def read_text(path: Path) -> list[list[str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
-        raise DatasetError(
-            f"{path}: the spreadsheet is not readable text ({error}); save it as UTF-8 CSV"
-        ) from error
+        raise DatasetError(f"{path}: the spreadsheet is not readable text ({error}); save it as UTF-8 CSV") from error
     if "\x00" in text:
         raise DatasetError(f"{path}: the spreadsheet is not text; save it as UTF-8 CSV")
     first = text.split("\n", 1)[0]

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
 from voxbench.datasets.base import DatasetError
 
 Array = npt.NDArray[np.float32]
@@ -98,9 +99,7 @@ def header_affine(image: Any) -> tuple[Matrix, tuple[str, ...]]:
         raise DatasetError("the affine is zero, singular or not finite; convert the scan again")
     low, high = VOXEL_RANGE_MM
     if sizes.min() < low or sizes.max() > high:
-        raise DatasetError(
-            f"voxel sizes {np.round(sizes, 3).tolist()} mm are outside {low}-{high} mm; mind the unit"
-        )
+        raise DatasetError(f"voxel sizes {np.round(sizes, 3).tolist()} mm are outside {low}-{high} mm; mind the unit")
     if s_code and q_code and np.isfinite(qform).all() and np.linalg.det(qform[:3, :3]) != 0:
         if np.linalg.det(qform[:3, :3]) * np.linalg.det(affine[:3, :3]) < 0:
             raise DatasetError(
@@ -126,9 +125,7 @@ def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> V
     if len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
     if len(shape) != 3:
-        raise DatasetError(
-            f"the image is {len(shape)}D {tuple(shape)}, not a 3D volume; export one 3D volume"
-        )
+        raise DatasetError(f"the image is {len(shape)}D {tuple(shape)}, not a 3D volume; export one 3D volume")
     if image.get_data_dtype().fields is not None or image.get_data_dtype().kind == "c":
         raise DatasetError("colour or complex values; export plain intensities")
     if min(shape) < MIN_SLICES:
@@ -136,17 +133,11 @@ def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> V
     affine, notes = header_affine(image)
     extent = np.linalg.norm(affine[:3, :3], axis=0) * shape
     if extent.min() < MIN_EXTENT_MM:
-        raise DatasetError(
-            f"the scan is {extent.min():.0f} mm thick, at least {MIN_EXTENT_MM:.0f} mm are needed"
-        )
+        raise DatasetError(f"the scan is {extent.min():.0f} mm thick, at least {MIN_EXTENT_MM:.0f} mm are needed")
     try:
         data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-    except (
-        Exception
-    ) as error:  # truncated gzip, short file, broken stream: EOFError, OSError, zlib.error, ValueError
-        raise DatasetError(
-            f"the file is truncated or damaged ({type(error).__name__}); copy it again"
-        ) from error
+    except Exception as error:  # truncated gzip, short file, broken stream: EOFError, OSError, zlib.error, ValueError
+        raise DatasetError(f"the file is truncated or damaged ({type(error).__name__}); copy it again") from error
     if not np.isfinite(data).all():
         raise DatasetError("NaN or infinite values; replace them by the background value")
     if data.min() == data.max():
@@ -182,11 +173,7 @@ def to_grid(volume: Volume, step: float) -> Grid:
     if max(blocks) > 1:
         keep = tuple(slice(0, size // block * block) for size, block in zip(data.shape, blocks, strict=True))
         d, h, w = (size // block for size, block in zip(data.shape, blocks, strict=True))
-        data = (
-            data[keep]
-            .reshape(d, blocks[0], h, blocks[1], w, blocks[2])
-            .mean(axis=(1, 3, 5), dtype=np.float32)
-        )
+        data = data[keep].reshape(d, blocks[0], h, blocks[1], w, blocks[2]).mean(axis=(1, 3, 5), dtype=np.float32)
         affine[:3, 3] += affine[:3, :3] @ ((np.array(blocks) - 1) / 2)
         affine[:3, :3] = affine[:3, :3] * np.array(blocks)
     corners = box_corners(data.shape) @ affine[:3, :3].T + affine[:3, 3]
@@ -210,7 +197,7 @@ def to_grid(volume: Volume, step: float) -> Grid:
 def inside_scan(volume: Volume, points: Matrix) -> npt.NDArray[np.bool_]:
     """Which world points [N, 3] lie inside the scan's box (voxel edges included)."""
     index = to_voxel(volume, points)
-    return np.all((index >= -0.5) & (index <= np.array(volume.data.shape) - 0.5), axis=1)
+    return np.asarray(np.all((index >= -0.5) & (index <= np.array(volume.data.shape) - 0.5), axis=1))
 
 
 def to_voxel(volume: Volume, points: Matrix) -> Matrix:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+
 from voxbench.datasets.prepare.volume import Array, Matrix, Volume, read_volume
 
 ROOT = Path(__file__).parents[3]
@@ -34,12 +35,8 @@ HEADS = {
     "t1": Head("fnndsc-adi/adi_T1w_memprage.nii.gz", ((-15.5, 75.8, -26.2), (28.8, 73.3, -22.6))),
     "t2": Head("fnndsc-adi/adi_T2w_axfse_half_inplane.nii.gz", ((-15.5, 78.3, -20.8), (29.0, 75.3, -19.7))),
     "ct": Head("vtkjs-headsq-ct/headsq_ct.nii.gz", ((-20.7, 41.3, 19.3), (26.2, 39.7, 24.6))),
-    "colin27": Head(
-        "debian-mricron-colin27/ch2.nii.gz", ((-25.0, 39.8, -59.0), (25.2, 41.6, -60.2)), whole=False
-    ),
-    "flair": Head(
-        "open_ms_data/patient19_study1_FLAIR.nii.gz", ((-28.5, 69.2, -3.2), (25.9, 68.2, -2.6)), whole=False
-    ),
+    "colin27": Head("debian-mricron-colin27/ch2.nii.gz", ((-25.0, 39.8, -59.0), (25.2, 41.6, -60.2)), whole=False),
+    "flair": Head("open_ms_data/patient19_study1_FLAIR.nii.gz", ((-28.5, 69.2, -3.2), (25.9, 68.2, -2.6)), whole=False),
 }
 
 
