@@ -42,7 +42,9 @@ def prepare(
         Path,
         typer.Argument(help="A folder of NIfTI, a BIDS tree, a CSV of path,patient_id, or a folder of DICOM folders."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write; the same command again does only what is new or changed.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write; the same command again does only what is new or changed.")
+    ],
     labels: Annotated[
         Path | None,
         typer.Option(help="CSV, TSV or XLSX: patient, side (left, right, both), finding or label. Without: no labels."),
@@ -50,7 +52,9 @@ def prepare(
     suffix: Annotated[str | None, typer.Option(help="Which scans of a BIDS tree: T1w, T2w, FLAIR.")] = None,
     id_pattern: Annotated[
         str | None,
-        typer.Option(help="Regular expression whose group is the patient, within a file's path; else the file's name is."),
+        typer.Option(
+            help="Regular expression whose group is the patient, within a file's path; else the file's name is."
+        ),
     ] = None,
     modality: Annotated[Modality, typer.Option(help="auto: CT is known by values below -500 HU.")] = Modality.auto,
     reference: Annotated[
@@ -58,9 +62,13 @@ def prepare(
     ] = None,
     centroids: Annotated[
         str | None,
-        typer.Option(help="Mean sinus centroids in the reference, left/right in mm RAS+: -25,38,-66/25,38,-66 in MNI152."),
+        typer.Option(
+            help="Mean sinus centroids in the reference, left/right in mm RAS+: -25,38,-66/25,38,-66 in MNI152."
+        ),
     ] = None,
-    samples_per_sinus: Annotated[int, typer.Option(help="Crops a sinus: the first at the centroid, others around it.")] = 1,
+    samples_per_sinus: Annotated[
+        int, typer.Option(help="Crops a sinus: the first at the centroid, others around it.")
+    ] = 1,
     spread_mm: Annotated[float, typer.Option(help="Standard deviation of the other crops' centres, mm.")] = 2.0,
     crop_mm: Annotated[float, typer.Option(help="Edge of a crop, mm.")] = 56.0,
     size: Annotated[int, typer.Option(help="Voxels along each edge of a crop.")] = 64,

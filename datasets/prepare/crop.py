@@ -79,7 +79,7 @@ def intensity_window(scan: Volume, target: Target, transform: Matrix) -> tuple[f
     low, high = (float(v) for v in np.percentile(scan.data[tuple(index.T)], MR_PERCENTILES))
     if high <= low:
         high = float(scan.data.max())
-    kind = "CT, raw values" if scan.modality == "ct" else "MR"
+    kind = "CT, raw values" if scan.modality == "ct" else "MR (or CT without Hounsfield units)"
     return low, high, f"{kind}: percentiles {MR_PERCENTILES[0]:.0f} to {MR_PERCENTILES[1]:.0f} of the head"
 
 

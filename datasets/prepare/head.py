@@ -43,9 +43,8 @@ class Recipe:
 
     def position_key(self) -> dict[str, Any]:
         """What decides the registration."""
-        return {
-            "version": VERSION, "reference": self.reference.sha256, "centroids": self.reference.centroids, "seed": self.seed
-        }  # fmt: skip
+        head = {"reference": self.reference.sha256, "centroids": self.reference.centroids}
+        return {"version": VERSION, "seed": self.seed, **head}
 
     def key(self) -> dict[str, Any]:
         """What decides everything."""

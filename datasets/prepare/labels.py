@@ -20,7 +20,8 @@ FINDINGS = {  # words in a sheet -> finding class (Bhattacharya et al., IJCARS 2
 }  # fmt: skip
 LABELS = {
     "0": NORMAL, "normal": NORMAL, "no": NORMAL, "false": NORMAL, "healthy": NORMAL,
-    "1": ANOMALOUS, "anomalous": ANOMALOUS, "anomaly": ANOMALOUS, "yes": ANOMALOUS, "true": ANOMALOUS, "abnormal": ANOMALOUS,
+    "1": ANOMALOUS, "anomalous": ANOMALOUS, "anomaly": ANOMALOUS, "yes": ANOMALOUS,
+    "true": ANOMALOUS, "abnormal": ANOMALOUS,
 }  # fmt: skip
 SIDE_WORDS: dict[str, tuple[Side, ...]] = {
     "left": ("left",), "l": ("left",), "right": ("right",), "r": ("right",), "both": SIDES,

@@ -28,7 +28,7 @@ FLAT_MM = 4.0  # a voxel is flat if it equals its neighbours this far away
 class Limits:
     """Thresholds of refusal."""
 
-    information: float = 0.30  # nats
+    information: float = 0.46  # nats
     scale: tuple[float, float] = (0.70, 1.25)  # principal stretches of reference -> head
     stretch_ratio: float = 1.35  # largest over smallest principal stretch
     turn: float = 120.0  # degrees against the affine

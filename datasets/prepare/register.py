@@ -46,7 +46,7 @@ Candidate = tuple[float, Matrix]  # score, transform
 STATED, STATED_FINE = 5, 3  # translations refined at 8 and at 4 mm in the orientation that the affine states
 PEAKS = 4  # translations looked at in every other orientation; of all these positions ...
 TURNED, TURNED_FINE = 60, 16  # ... so many are refined at 8 and at 4 mm
-CERTAIN = 0.36  # a score that no wrong position reached in our trials (right ones: 0.39 and more)
+CERTAIN_NATS, CERTAIN_SHARE = 0.48, 0.25  # no wrong position had both in our trials, every right one had
 START_SCALE = 0.93  # MNI152 is larger than most heads; the first refinement corrects it for any reference
 
 
@@ -76,7 +76,7 @@ class Pyramid:
 def tissue_threshold(data: Array) -> float:
     """A value between air and tissue: Otsu's threshold of the values below their 99th percentile, halved towards air.
 
-    Otsu's (1979) alone separates bright from dark tissue in many scans; half-way to the air's mode takes in dark tissue.
+    Otsu's (1979) alone separates bright from dark tissue in many scans; half-way to air takes in dark tissue.
     """
     low, high = (float(v) for v in np.percentile(data, (1, 99)))
     counts, edges = np.histogram(data, bins=256, range=(low, max(high, low + 1e-6)))
@@ -105,7 +105,8 @@ def make_pyramid(fine: Grid) -> Pyramid:
         valid = np.pad(base.valid, pad)
         valid = valid.reshape(d, factor, h, factor, w, factor).mean(axis=(1, 3, 5)) >= 0.5
         levels.append(Grid(data, valid, base.origin + (factor - 1) / 2 * base.step, step))
-    return Pyramid((*levels[:0:-1], base), tissue_threshold(base.data[base.valid]))
+    middle = levels[1]  # noise is averaged out there, so that air and tissue come apart
+    return Pyramid((*levels[:0:-1], base), tissue_threshold(middle.data[middle.valid]))
 
 
 def head_mask(grid: Grid, threshold: float) -> npt.NDArray[np.bool_]:
@@ -260,7 +261,6 @@ def optimise(
     model.SetCenter(centre)
     model.SetTranslation([float(v) for v in moved - np.array(centre)])
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # deterministic; heads run in parallel instead
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(to_sitk(reference, mask.astype(np.uint8)))
     if not scan.valid.all():
@@ -289,7 +289,7 @@ def optimise(
 
 
 def distinct(starts: Sequence[Candidate], count: int, centre: Matrix) -> list[Candidate]:
-    """The first `count` candidates that turn (by 15 degrees) or move (`centre`, by 15 mm) otherwise than those before."""
+    """The first `count` candidates that turn (by 15 degrees) or move (`centre`, by 15 mm) otherwise than earlier ones."""
     kept: list[Candidate] = []
     for value, transform in starts:
         here = transform[:3, :3] @ centre + transform[:3, 3]
@@ -310,12 +310,18 @@ def search(target: Target, scan: Pyramid, seed: int) -> Matrix:
 
     First from the orientation that the affine states; all others are tried where that leaves doubt.
     """
-    found = compete(target, scan, coarse_starts(target, scan, np.eye(3)[None], STATED), STATED_FINE, seed)
-    if found[0] >= CERTAIN:
+    stated = coarse_starts(target, scan, np.eye(3)[None], STATED)
+    found = compete(target, scan, stated, STATED_FINE, seed)
+    if is_certain(target, scan, found[1]):
         return found[1]
-    turned = coarse_starts(target, scan, orientations(TURNS), PEAKS)
-    turned = distinct(turned, TURNED, target.points.mean(axis=0))
+    turned = distinct(coarse_starts(target, scan, orientations(TURNS), PEAKS), TURNED, target.points.mean(axis=0))
     return max(found, compete(target, scan, turned, TURNED_FINE, seed), key=lambda candidate: candidate[0])[1]
+
+
+def is_certain(target: Target, scan: Pyramid, transform: Matrix) -> bool:
+    """Whether no better position need be sought."""
+    value, share = information(target.points, target.values, scan.levels[1], transform)
+    return value >= CERTAIN_NATS and share >= CERTAIN_SHARE
 
 
 def compete(target: Target, scan: Pyramid, starts: Sequence[Candidate], fine: int, seed: int) -> Candidate:
@@ -327,7 +333,7 @@ def compete(target: Target, scan: Pyramid, starts: Sequence[Candidate], fine: in
     for _, start in distinct(ranked, fine, middle):
         transform = descend(target, scan, start, level=1, affine=True, seed=seed)
         best = max(best, (score(target, scan.levels[1], transform), transform), key=lambda candidate: candidate[0])
-        if best[0] >= CERTAIN:
+        if is_certain(target, scan, best[1]):
             break
     return best
 
@@ -345,6 +351,7 @@ def register(target: Target, scan: Pyramid, places: Matrix, seed: int) -> Regist
     The result is pushed off and found again, until both agree to `SETTLED_MM` at `places` (reference mm [N, 3]) or
     `TRIES` are used up; the better one is kept each time. The last disagreement is a figure of quality.
     """
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums in one order; heads run in parallel instead
     best = descend(target, scan, search(target, scan, seed), level=2, affine=True, seed=seed)
     grid = scan.levels[1]
     apart = np.full(len(places), np.inf)

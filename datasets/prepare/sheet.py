@@ -35,7 +35,7 @@ def page(records: Mapping[str, Record], failures: Mapping[str, str], pictures: M
         f"<p>{len(records) + len(failures)} heads: {taken} sinuses cropped, "
         f"{2 * (len(records) + len(failures)) - taken} refused.</p>",
         '<p class="note">From left to right: axial, coronal, sagittal through the left and through the right sinus, in '
-        "the head's own axes, the patient's left at the left of the picture. Both boxes should lie around the maxillary "
+        "the head's axes, the patient's left on the left. Both boxes should lie around the maxillary "
         "sinuses. A red, crossed box was refused; grey lies outside the scan.</p>",
     ]
     for code, why in sorted(failures.items()):
@@ -53,7 +53,7 @@ def entry(record: Record, picture: bytes) -> str:
     head = record["head"]
     spacing = " x ".join(f"{s:g}" for s in record["spacing"])
     facts = (
-        f"{record['modality'].upper()}, voxels {spacing} mm; mutual information {head['information']:.2f} nats, "
+        f"{record['intensity']['rule']}; voxels {spacing} mm; mutual information {head['information']:.2f} nats, "
         f"stretches {', '.join(f'{s:.2f}' for s in head['stretches'])}, turned {head['turn']:.0f}°"
     )
     lines = "".join(f"<dt class='{side}'>{side}</dt><dd>{side_line(record['sides'][side])}</dd>" for side in SIDES)

@@ -83,7 +83,7 @@ def hash_file(path: Path) -> str:
 def header_affine(image: Any) -> tuple[Matrix, tuple[str, ...]]:
     """The affine that holds, and notes on it; raises DatasetError where left and right cannot be known.
 
-    sform where its code is set, else qform where its code is set (as nibabel and the NIfTI-1 standard have it); neither:
+    sform where its code is set, else qform where its code is set (as nibabel does it); neither:
     refused, for the orientation is then unknown. Both set but of opposite handedness: refused, for left and right are
     then contradictory. Both set and more than 10 degrees apart: sform holds, and a note says so.
     """

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from voxbench.datasets.prepare.volume import Array, Matrix, Volume, read_volume
+from voxbench.datasets.prepare.volume import Array, Matrix, Volume, read_volume, to_voxel
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("VOXBENCH_TEST_DATA", ROOT.parent / "shared" / "data")) / "heads"
@@ -53,9 +53,9 @@ def turned(volume: Volume, degrees: tuple[float, float, float]) -> Volume:
     return replace(volume, affine=turn @ volume.affine)
 
 
-def cut_below(volume: Volume, z: float) -> Volume:
-    """Slices below world z (mm) were not scanned (axes are RAS+ and near the world's)."""
-    first = max(0, int(np.ceil((z - volume.affine[2, 3]) / volume.affine[2, 2])))
+def cut_below(volume: Volume, place: Matrix) -> Volume:
+    """Slices below a place (world mm) were not scanned."""
+    first = max(0, int(np.ceil(to_voxel(volume, place[None])[0, 2])))
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, 2] * first
     return replace(volume, data=volume.data[:, :, first:], affine=affine)
