@@ -243,7 +243,7 @@ def do_all(
     todo = []
     for task in tasks:
         earlier = folder.record(task.code)
-        if earlier is not None and earlier["key"] == task.key():
+        if earlier is not None and earlier["key"] == task.key() and folder.is_whole(earlier):
             records[task.code] = earlier
         else:
             todo.append(task)

@@ -33,7 +33,7 @@ class Limits:
     stretch_ratio: float = 1.35  # largest over smallest principal stretch
     turn: float = 120.0  # degrees against the affine
     agreement: float = 8.0  # mm between two independent registrations, at the sinus
-    inside: float = 0.60  # share of the sinus inside the scan
+    inside: float = 0.85  # share of the sinus inside the scan
     tissue: float = 0.50  # share of the reference's tissue around the sinus that is tissue in the scan too
     sector: float = 0.40  # the same in each direction
 
@@ -102,6 +102,7 @@ def surroundings(target: Target, centre: Matrix, side: Side) -> tuple[Matrix, di
             ("lateral", 0, 1), ("medial", 0, -1), ("front", 1, 1), ("behind", 1, -1), ("above", 2, 1), ("below", 2, -1),
         )
     }  # fmt: skip
+    sectors["lower"] = out[:, 2] < -LATTICE_MM / 2  # a scan cut through the sinus and filled up with zeros lacks these
     return kept + centre, sectors
 
 
@@ -121,7 +122,7 @@ def side_figures(
     here = apply(transform, centre[None])[0]
     return SideFigures(
         centre=(float(here[0]), float(here[1]), float(here[2])),
-        inside=float(inside_scan(scan, apply(transform, sinus_points(centre))).mean()),
+        inside=float(inside_scan(scan, apply(transform, sinus_points(centre)), filled=True).mean()),
         tissue=float(tissue.mean()),
         sectors={name: float(tissue[at].mean()) for name, at in sectors.items() if at.sum() >= MIN_EXPECTED},
         flat=flat_share(pyramid, apply(transform, points)),
@@ -174,23 +175,23 @@ def judge_side(figures: SideFigures, limits: Limits) -> list[str]:
         reasons.append(
             f"two registrations place the sinus {figures.agreement:.0f} mm apart (allowed {limits.agreement:.0f})"
         )
-    worst = min(figures.sectors, key=lambda name: figures.sectors[name], default=None)
     if figures.tissue < limits.tissue:
         reasons.append(
             f"only {figures.tissue:.0%} of the tissue around the sinus is there (at least {limits.tissue:.0%}): "
             "defaced or skull-stripped?"
         )
-    elif worst is not None and figures.sectors[worst] < limits.sector:
+    thin = [f"{share:.0%} {WHERE[name]}" for name, share in figures.sectors.items() if share < limits.sector]
+    if thin:
         reasons.append(
-            f"only {figures.sectors[worst]:.0%} of the tissue {WHERE[worst]} the sinus is there "
-            f"(at least {limits.sector:.0%}): defaced, skull-stripped or cut off?"
+            f"too little of the tissue is there ({', '.join(thin)} the sinus; at least {limits.sector:.0%}): "
+            "defaced, skull-stripped or cut off?"
         )
     return reasons
 
 
 WHERE = {
     "lateral": "lateral to", "medial": "medial to", "front": "in front of",
-    "behind": "behind", "above": "above", "below": "below",
+    "behind": "behind", "lower": "beside the lower half of", "above": "above", "below": "below",
 }  # fmt: skip
 
 

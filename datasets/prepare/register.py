@@ -265,8 +265,8 @@ def optimise(
     method.SetMetricFixedMask(to_sitk(reference, mask.astype(np.uint8)))
     if not scan.valid.all():
         method.SetMetricMovingMask(to_sitk(scan, scan.valid.astype(np.uint8)))
-    method.SetMetricSamplingStrategy(method.REGULAR if share >= 1 else method.RANDOM)
-    method.SetMetricSamplingPercentage(min(share, 1.0), seed)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(share, seed + 1)  # 0 would mean: by the clock
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=2.0,
@@ -289,7 +289,7 @@ def optimise(
 
 
 def distinct(starts: Sequence[Candidate], count: int, centre: Matrix) -> list[Candidate]:
-    """The first `count` candidates that turn (by 15 degrees) or move (`centre`, by 15 mm) otherwise than earlier ones."""
+    """The first `count` candidates that lie 15 degrees or 15 mm (at `centre`) from those before."""
     kept: list[Candidate] = []
     for value, transform in starts:
         here = transform[:3, :3] @ centre + transform[:3, 3]

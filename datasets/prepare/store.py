@@ -96,14 +96,15 @@ class Store:
         return self.root / "heads" / f"{code}.json"
 
     def record(self, code: str) -> Record | None:
-        """What an earlier call kept of a head, if it and all its files are there."""
+        """What an earlier call kept of a head."""
         try:
-            found = json.loads(self.record_path(code).read_text())
+            return dict(json.loads(self.record_path(code).read_text()))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        if all((self.root / name).is_file() for name in found["files"]):
-            return dict(found)
-        return None
+
+    def is_whole(self, record: Record) -> bool:
+        """Whether all files of a head are there."""
+        return all((self.root / name).is_file() for name in record["files"])
 
 
 def code_of(key: bytes, patient: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,16 @@ class Volume:
         """Voxel sizes in mm."""
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(sizes[0]), float(sizes[1]), float(sizes[2])
+
+    @cached_property
+    def filled_box(self) -> tuple[Matrix, Matrix]:
+        """First and last voxel [3] of the box without outer slices of one exact value: such slices are padding."""
+        low, high = np.zeros(3), np.zeros(3)
+        for axis in range(3):
+            rest = tuple(a for a in range(3) if a != axis)
+            full = np.flatnonzero(self.data.max(axis=rest) > self.data.min(axis=rest))
+            low[axis], high[axis] = (full[0], full[-1]) if full.size else (0, -1)
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -194,10 +205,11 @@ def to_grid(volume: Volume, step: float) -> Grid:
     return Grid(out.astype(np.float32), valid, low, step)
 
 
-def inside_scan(volume: Volume, points: Matrix) -> npt.NDArray[np.bool_]:
-    """Which world points [N, 3] lie inside the scan's box (voxel edges included)."""
+def inside_scan(volume: Volume, points: Matrix, *, filled: bool = False) -> npt.NDArray[np.bool_]:
+    """Which world points [N, 3] lie inside the scan's box (voxel edges included); `filled`: inside `filled_box`."""
     index = to_voxel(volume, points)
-    return np.asarray(np.all((index >= -0.5) & (index <= np.array(volume.data.shape) - 0.5), axis=1))
+    low, high = volume.filled_box if filled else (np.zeros(3), np.array(volume.data.shape) - 1.0)
+    return np.asarray(np.all((index >= low - 0.5) & (index <= high + 0.5), axis=1))
 
 
 def to_voxel(volume: Volume, points: Matrix) -> Matrix:

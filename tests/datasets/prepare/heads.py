@@ -61,6 +61,14 @@ def cut_below(volume: Volume, place: Matrix) -> Volume:
     return replace(volume, data=volume.data[:, :, first:], affine=affine)
 
 
+def blanked_below(volume: Volume, place: Matrix) -> Volume:
+    """As `cut_below`, but the slices are filled with the lowest value."""
+    first = max(0, int(np.ceil(to_voxel(volume, place[None])[0, 2])))
+    data = volume.data.copy()
+    data[:, :, :first] = data.min()
+    return replace(volume, data=data)
+
+
 def defaced(volume: Volume, centre: Matrix) -> Volume:
     """Everything in front of and below the eyes is set to the lowest value, as defacing tools do."""
     place = world(volume)
