@@ -41,6 +41,21 @@ class Kind(StrEnum):
     presets = "presets"
 
 
+class TrackingName(StrEnum):
+    """Whether W&B is filled."""
+
+    online = "online"
+    offline = "offline"
+    off = "off"
+
+
+class SyncName(StrEnum):
+    """Where `bench wandb-sync` puts W&B runs: on the server, or into files under the run folder."""
+
+    online = "online"
+    offline = "offline"
+
+
 class ProtocolName(StrEnum):
     """What a method may spend labels on."""
 
@@ -75,15 +90,26 @@ def run(
         "runs/run"
     ),
     cache: Annotated[
-        Path | None, typer.Option(help="Where prepared volumes are kept between runs [user cache folder].")
+        Path | None,
+        typer.Option(help="Where prepared volumes are kept between runs; not given: the user's cache folder."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share the grid [CPU: one a core; GPU: 1].")
+        int | None,
+        typer.Option(min=1, help="Processes that share the grid; not given: one a core on a CPU, one on a GPU."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost; run nothing.")] = (
         False
     ),
+    wandb: Annotated[
+        TrackingName | None,
+        typer.Option(
+            help="Fill W&B while the grid runs, in a process of its own. Not given: online with a key, else off."
+        ),
+    ] = None,
+    wandb_project: Annotated[
+        str, typer.Option(envvar="WANDB_PROJECT", help="W&B project.", show_envvar=False)
+    ] = "voxbench",
 ) -> None:
     """Pretrain, fine-tune and test every method on every label fraction, and print the AUPRC table.
 
@@ -113,6 +139,8 @@ def run(
         device=device,
         workers=workers,
         dry_run=dry_run,
+        wandb=wandb.value if wandb else None,
+        wandb_project=wandb_project,
     )
     raise typer.Exit(command_run.execute(given, console))
 
@@ -140,11 +168,55 @@ def list_(
 @app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Add the seed paper's published numbers, marked as from another cohort.")
+    ] = False,
 ) -> None:
     """Make tables, statistics and plots anew from a run folder."""
     from voxbench.benchmark.command_report import show_report
 
-    show_report(run_folder, console)
+    show_report(run_folder, console, reference=reference)
+
+
+@app.command()
+def compare(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Two run folders or more.")],
+    out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/comparison"),
+) -> None:
+    """Merge runs (other seeds, datasets, machines) into one report; runs of different protocols are refused."""
+    from voxbench.benchmark.command_report import show_comparison
+
+    show_comparison(run_folders, out, console)
+
+
+@app.command("wandb-sync")
+def wandb_sync(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    mode: Annotated[SyncName, typer.Option(help="online, or offline: into RUN/wandb.")] = SyncName.online,
+    project: Annotated[
+        str, typer.Option("--wandb-project", envvar="WANDB_PROJECT", help="W&B project.", show_envvar=False)
+    ] = "voxbench",
+) -> None:
+    """Fill W&B from a run folder; what it has already is not sent again."""
+    from voxbench.benchmark import command_wandb
+
+    raise typer.Exit(command_wandb.sync(run_folder, mode.value, project, console))
+
+
+@app.command()
+def dashboard(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    project: Annotated[
+        str, typer.Option("--wandb-project", envvar="WANDB_PROJECT", help="W&B project.", show_envvar=False)
+    ] = "voxbench",
+    entity: Annotated[
+        str | None, typer.Option("--wandb-entity", envvar="WANDB_ENTITY", help="W&B team or user.", show_envvar=False)
+    ] = None,
+) -> None:
+    """Make or update the W&B workspace of a run: the label-fraction plot, the table, curves and costs."""
+    from voxbench.benchmark import command_wandb
+
+    command_wandb.dashboard(run_folder, project, entity, console)
 
 
 def _text(value: Any) -> str:

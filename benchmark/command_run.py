@@ -12,7 +12,7 @@ import platformdirs
 from rich.console import Console
 from rich.markup import escape
 
-from voxbench.benchmark import registry
+from voxbench.benchmark import command_wandb, registry
 from voxbench.benchmark.assemble import build_dataset
 from voxbench.benchmark.command_report import show_report
 from voxbench.benchmark.config import Config, Runtime, parse_setting, read_preset, resolve
@@ -42,11 +42,14 @@ class Arguments:
     device: str
     workers: int | None
     dry_run: bool
+    wandb: str | None = None
+    wandb_project: str = "voxbench"
 
 
 def execute(given: Arguments, console: Console) -> int:
     """Runs the grid; 0, or 1 if some cells failed. Raises the errors of `errors.USER_ERRORS`."""
     config, runtime = configuration(given)
+    mode = command_wandb.choose(given.wandb)
     with StepProgress(console, "reading volumes") as progress:
         bank = prepare_bank(config, runtime, progress)
     run = Run.planned(config, runtime, build_dataset(config, runtime.data_root), bank)
@@ -62,6 +65,7 @@ def execute(given: Arguments, console: Console) -> int:
     for warning in audit.warnings:
         console.print(f"[yellow]audit:[/yellow] {escape(warning.where)}: {warning.what}", soft_wrap=True)
     tasks = run.tasks()
+    live = command_wandb.start(runtime.out, mode, given.wandb_project, console)
     names = {task.job.key: _title(task.job) for task in tasks}
     if tasks:
         efforts = effort(run)
@@ -76,6 +80,7 @@ def execute(given: Arguments, console: Console) -> int:
                 raise
     cells = run.collect()
     show_report(runtime.out, console)
+    command_wandb.finish(live, runtime.out, console)
     return _verdict(cells, console)
 
 
@@ -95,7 +100,10 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         "name": given.protocol,
     }
     flags["protocol"] = {key: value for key, value in protocol.items() if value is not None}
-    layers = [read_preset(given.preset), flags, *(parse_setting(text) for text in given.settings)]
+    preset = read_preset(given.preset)
+    if given.dataset is not None and flags["dataset"]["name"] != preset.get("dataset", {}).get("name"):
+        preset = {key: value for key, value in preset.items() if key != "dataset"}  # options of another dataset
+    layers = [preset, flags, *(parse_setting(text) for text in given.settings)]
     config = resolve(layers, _methods(given.methods))
     device = resolve_device(given.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -55,6 +55,11 @@ def _answer(analysis: Analysis, fraction: float) -> str:
     lead = f"{best} has the highest mean, {_auprc(analysis, best, fraction)}"
     if len(ranked) == 1:
         return f"{_with(fraction)}, only {best} has a score, {_auprc(analysis, best, fraction)}: nothing is compared."
+    if all(analysis.estimates[m, fraction].low <= analysis.grid.prevalence for m in ranked):
+        return (
+            f"{_with(fraction)}, no method is separable from no skill ({analysis.grid.prevalence:.3f}): {lead}, "
+            "and the interval of each method holds what chance would give."
+        )
     if not tied:
         return (
             f"{_with(fraction)}, {best} is separably better than {listed(worse)}: {_auprc(analysis, best, fraction)}."
@@ -160,9 +165,10 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
 def _no_better_than_chance(analysis: Analysis) -> list[str]:
     grid = analysis.grid
     found = []
-    for fraction in grid.fractions:
+    for place, fraction in enumerate(f for f in grid.fractions if analysis.ranks[f]):
         methods = [m for m in grid.methods if analysis.estimates[m, fraction].low <= grid.prevalence]
-        if methods:
+        said = place == 0 and len(methods) == len(analysis.ranks[fraction]) > 1  # by the first sentence
+        if methods and not said:
             found.append(f"{listed(methods)} at {percent(fraction)}")
     return found
 

@@ -184,9 +184,10 @@ def subtitle(grids: Sequence[Grid]) -> str:
     parts = [counted(len(grids), "dataset")] if len(grids) > 1 else []
     parts += [counted(len(grid.methods), "method"), counted(len(grid.fractions), "label fraction")]
     parts.append(f"{counted(len(grid.folds), 'fold')} × {counted(len(grid.seeds), 'seed')}")
-    counts = grid.dataset.get("counts")
-    if isinstance(counts, Mapping) and len(grids) == 1:
-        parts += [f"{value} {str(name).replace('_', ' ')}" for name, value in counts.items() if isinstance(value, int)]
+    for key, what in (("n_labelled", "labelled volumes"), ("n_pool", "unlabelled volumes")):
+        count = grid.dataset.get(key)
+        if count and len(grids) == 1:
+            parts.append(f"{count} {what}")
     return " · ".join(parts)
 
 
@@ -228,6 +229,7 @@ def _failed_stages(grid: Grid) -> list[str]:
 
 def _protocol(run: RunFolder, grid: Grid) -> list[tuple[str, str]]:
     shown = [
+        ("Data", str(grid.dataset.get("about") or "")),
         ("Protocol", listed(sorted({row.protocol for row in run.rows}))),
         ("Encoder", listed(sorted({row.encoder for row in run.rows}))),
         ("Methods", ", ".join(grid.methods)),
@@ -246,13 +248,23 @@ def _audit(record: Any) -> Audit:
         verdict = "This run folder has no leak audit: do not trust its scores before one was made."
         return Audit(passed=False, verdict=verdict, checks=())
     clean = record.get("outcome") == "clean"
-    findings, warnings = list(record.get("findings") or ()), list(record.get("warnings") or ())
-    checks = [f"{c.get('what')}: {c.get('comparisons')} comparisons of two sets" for c in record.get("checks") or ()]
-    checks += [f"{kind}: {_leak(one)}" for kind, many in (("Leak", findings), ("Warning", warnings)) for one in many]
+    parts = {name: record[name] for name in ("planned", "served") if isinstance(record.get(name), Mapping)}
+    checks = [line for name, part in (parts or {"": record}).items() for line in _checks(name, part)]
     verdict = "Clean: no test patient, and no copy of a test volume, in anything that shaped a scored model."
     if not clean:
         verdict = "The audit found a leak: these scores are not honest."
     return Audit(passed=clean, verdict=verdict, checks=tuple(redact(check) for check in checks))
+
+
+def _checks(name: str, part: Mapping[str, Any]) -> list[str]:
+    """The checks of the audit's part `name` (what was planned, what was served), each with its count."""
+    before = f"{name}: " if name else ""
+    lines = [
+        f"{before}{c.get('what')}, {c.get('comparisons')} comparisons of two sets" for c in part.get("checks") or ()
+    ]
+    for kind in ("findings", "warnings"):
+        lines += [f"{before}{kind[:-1]}: {_leak(one)}" for one in part.get(kind) or ()]
+    return lines
 
 
 def _leak(found: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ def calibration(analysis: Analysis) -> list[Plot]:
         curves = {m: curve for m in grid.methods if (curve := method_reliability(analysis, m, fraction)) is not None}
         if not curves:
             continue
-        with canvas(3.1, 3.2) as (figure, axes):
+        with canvas(3.1, 3.5) as (figure, axes):
             axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
             for method, curve in curves.items():
                 style = styles[method]
@@ -36,7 +36,7 @@ def calibration(analysis: Analysis) -> list[Plot]:
                 )
             axes.set(xlabel="predicted probability", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
             axes.set_title(f"{percent(fraction)} of the labels")
-            axes.legend(loc="upper left", fontsize=6.8)
+            figure.legend(loc="outside lower center", ncols=2, fontsize=7, columnspacing=1.0)
             tidy(axes, "both")
             plots.append(
                 finish(

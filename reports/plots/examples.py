@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxbench.reports.analysis import Analysis
+from voxbench.reports.plots.pretraining import stage_title
 from voxbench.reports.plots.style import Plot, canvas, finish
 from voxbench.reports.run_folder import Stage
 
@@ -57,11 +58,11 @@ def _plot(stage: Stage, images: dict[str, npt.NDArray[np.generic]]) -> Plot:
                     spine.set_visible(False)
                 if i == 0:
                     row[i].set_ylabel(label)
-            axes[0][i].set_title(names[i], fontsize=7.5, loc="center")
+            axes[0][i].set_title("" if names[i] == "unknown" else names[i], fontsize=7.5, loc="center")
         return finish(
             fig,
             f"examples-{stage.method}-{stage.name}",
-            f"What {stage.method} shows: {stage.name}{_found(stage)}",
+            f"{stage_title(stage.method, stage.name)}{_found(stage)}",
             f"Slices of {count} volumes: input, what stage {stage.name} of {stage.method} shows"
             f"{', and the true lesion' if len(rows) > 2 else ''}.",
         )

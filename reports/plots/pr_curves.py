@@ -21,7 +21,7 @@ def pr_curves(analysis: Analysis) -> list[Plot]:
     for fraction in grid.fractions:
         if not analysis.ranks[fraction]:
             continue
-        with canvas(3.1, 3.1) as (figure, axes):
+        with canvas(3.1, 3.4) as (figure, axes):
             for method, style in styles.items():
                 curves = [mean_precision(cell.units) for cell in grid.ok(method, fraction) if cell.units is not None]
                 if curves:
@@ -36,7 +36,7 @@ def pr_curves(analysis: Analysis) -> list[Plot]:
             axes.axhline(grid.prevalence, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), label="no skill")
             axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
             axes.set_title(f"{percent(fraction)} of the labels")
-            axes.legend(loc="lower left", ncols=2, fontsize=7, columnspacing=1.0)
+            figure.legend(loc="outside lower center", ncols=3, fontsize=7, columnspacing=1.0)
             tidy(axes, "both")
             plots.append(
                 finish(

@@ -29,11 +29,13 @@ def _plot(analysis: Analysis, method: str, name: str, stages: Sequence[Stage]) -
     with canvas(3.1, 2.6 if watched else 2.0, nrows=2 if watched else 1, sharex=True, **height) as (figure, axes):
         loss, collapse = axes if watched else (axes, None)
         for stage in stages:
-            loss.plot(*_series(stage, "loss"), color=style.color, linewidth=1.1, alpha=0.75)
+            steps, losses = _series(stage, "loss")
+            point = "." if len(steps) < 3 else ""  # a line through one point is not seen
+            loss.plot(steps, losses, color=style.color, linewidth=1.1, alpha=0.75, marker=point)
             if collapse is not None:
-                collapse.plot(*_series(stage, "collapse"), color=style.color, linewidth=1.1, alpha=0.75)
+                collapse.plot(*_series(stage, "collapse"), color=style.color, linewidth=1.1, alpha=0.75, marker=point)
         loss.set(ylabel="loss")
-        loss.set_title(f"{method}: {name}")
+        loss.set_title(stage_title(method, name))
         tidy(loss)
         if collapse is not None:
             collapse.set(ylabel="collapse", ylim=(-0.04, 1.04), yticks=[0, 1])
@@ -45,10 +47,15 @@ def _plot(analysis: Analysis, method: str, name: str, stages: Sequence[Stage]) -
         return finish(
             figure,
             f"pretraining-{method}-{name}",
-            f"Pretraining of {method}: {name}",
+            f"Pretraining of {stage_title(method, name)}",
             f"Loss of {len(stages)} runs of stage {name} of {method}"
             f"{', with the collapse indicator' if watched else ''}.{warning}",
         )
+
+
+def stage_title(method: str, name: str) -> str:
+    """`residual: autoencoder`; the name alone where method and stage are called the same."""
+    return method if name == method else f"{method}: {name}"
 
 
 def _series(stage: Stage, what: str) -> tuple[list[float], list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,18 @@ SMALL = (
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Volumes are read once a session."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def command(cache: Path) -> Callable[..., list[str]]:
+    """The words of a small `bench run` in a process of its own, with two workers."""
+
+    def make(*words: str) -> list[str]:
+        own = ["--cache", str(cache), "--device", "cpu", "--workers", "2", "--folds", "3"]
+        settings = [word for setting in (*PHANTOM, *SMALL) for word in ("--set", setting)]
+        return [sys.executable, "-m", "voxbench.benchmark.cli", "run", *words, *own, *settings]
+
+    return make
 
 
 Arguments_ = Callable[..., Arguments]

@@ -19,6 +19,7 @@ from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.results import COLUMNS
 
 Bench = Callable[..., int]
+Command = Callable[..., list[str]]
 FAILING = """
 from voxbench.methods.base import Method, Stage
 
@@ -44,16 +45,11 @@ def without_costs(run: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
     """All methods once, by the command that a user types, in two worker processes."""
-    from conftest import PHANTOM, SMALL  # type: ignore[import-not-found]
-
     out = tmp_path_factory.mktemp("whole") / "run"
-    command = [sys.executable, "-m", "voxbench.benchmark.cli", "run", "--methods", "all", "--fractions", "0.3,1.0"]
-    command += ["--folds", "3", "--out", str(out), "--cache", str(cache), "--device", "cpu", "--workers", "2"]
-    for setting in (*PHANTOM, *SMALL):
-        command += ["--set", setting]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    words = command("--methods", "all", "--fractions", "0.3,1.0", "--out", str(out))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert "AUPRC" in done.stdout
     assert str(out / "report") in done.stdout.replace("\n", "")
@@ -191,15 +187,10 @@ def test_a_diverging_run_says_at_which_step(bench: Bench, tmp_path: Path) -> Non
     assert "lower the learning rate" in rows(tmp_path / "run")[0]["error"]
 
 
-def test_a_killed_grid_goes_on_where_it_was(tmp_path: Path, cache: Path) -> None:
-    from conftest import PHANTOM, SMALL  # type: ignore[import-not-found]
-
+def test_a_killed_grid_goes_on_where_it_was(tmp_path: Path, command: Command) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "voxbench.benchmark.cli", "run", "--methods", "supervised,simclr"]
-    command += ["--fractions", "0.3,1.0", "--out", str(out), "--cache", str(cache), "--device", "cpu", "--workers", "2"]
-    for setting in (*PHANTOM, *SMALL):
-        command += ["--set", setting]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    words = command("--methods", "supervised,simclr", "--fractions", "0.3,1.0", "--out", str(out))
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 200
     while not list(out.glob("cells/*/*.json")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
@@ -207,7 +198,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path: Path, cache: Path) -> None
     process.communicate()
     done = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*.json")}
     assert done
-    again = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    again = subprocess.run(words, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr
     assert "of earlier runs are kept" in again.stdout
     assert all(path.stat().st_mtime_ns == before for path, before in done.items())

@@ -146,7 +146,7 @@ def test_everything_constant_is_a_tie(make_run: MakeRun) -> None:
     run = make_run(methods=TWO, constant=lambda *at: True)
     report = write_report(run)
     assert_no_silent_nan(report)
-    assert "are not separable" in report.conclusion[0]
+    assert "no method is separable from no skill" in report.conclusion[0]
     assert {float(row["p_t"]) for row in rows_of(run, "comparisons.csv")} == {1.0}
     assert {row["rank"] for row in rows_of(run, "estimates.csv")} == {"1"}
 
@@ -180,8 +180,10 @@ def test_many_classes(make_run: MakeRun) -> None:
 
 
 def test_a_method_that_is_nearly_chance_is_called_so(make_run: MakeRun) -> None:
-    report = write_report(make_run(methods={"byol": 0.1, "supervised": 0.9}, fractions=(0.1,)))
-    assert "Not separable from no skill" in " ".join(report.conclusion)
+    one = write_report(make_run("one", methods={"byol": 0.1, "supervised": 1.5}, fractions=(0.1,)))
+    assert "Not separable from no skill (0.540): byol at 10 %." in " ".join(one.conclusion)
+    both = write_report(make_run("both", methods={"byol": 0.1, "simclr": 0.1}, fractions=(0.1,)))
+    assert "no method is separable from no skill" in both.conclusion[0]
 
 
 def test_unequal_labels_are_said(make_run: MakeRun) -> None:
@@ -216,6 +218,9 @@ def test_no_audit_and_a_leak_are_said_loudly(make_run: MakeRun) -> None:
     page = page_of(write_report(run))
     assert "The audit found a leak" in page
     assert "training part of fold 0: same patient, 2 pairs" in page
+    (run / "audit.json").write_text(json.dumps({"outcome": "leak", "planned": record, "served": record}), "utf-8")
+    page = page_of(write_report(run))
+    assert "served: finding: training part of fold 0: same patient, 2 pairs" in page
     assert "vaaa" not in page
 
 

@@ -1,0 +1,122 @@
+"""What may leave the machine: no patient or volume id (not even salted), no path, no host name."""
+
+from __future__ import annotations
+
+import csv
+import html
+import re
+import shutil
+import socket
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from voxbench.benchmark.errors import BenchError
+from voxbench.benchmark.store import read_json, write_text
+
+GONE = "(left out)"
+PRIVATE_KEYS = frozenset({"sources", "data_root", "root", "cache", "out"})
+TEXTS = frozenset({".html", ".svg", ".md", ".tex", ".csv", ".txt", ".json"})
+PICTURES = frozenset({".png"})
+
+_EMBEDDED = re.compile(r"(data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+)")  # a picture inside a page is not text
+_CODE = re.compile(r"\b[pv][0-9a-f]{12}\b")  # privacy.Coder
+_STEP = r"[\w.@+-]+"
+# Two folders deep at least, blanks only inside the path, nothing before it that makes it a URL, a tag or a fraction.
+_PATH = re.compile(
+    rf"(?<![\w/:.<>+=&-])(?:(?:/{_STEP}(?: {_STEP}){{0,3}}(?=/))+/[\w.@+-]{{2,}}/?|~(?:/{_STEP})+)"
+    r"|\b[A-Za-z]:\\[^\s\"'<>|]+"
+)
+_WORD = re.compile(r"[A-Za-z0-9_.\-]*[A-Za-z0-9_]")
+_ERROR_NAME = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)(?::|$)")
+
+
+def settings_without_paths(value: Any) -> Any:
+    """A configuration, JSON-like, without the keys that hold paths and without any value that looks like one."""
+    if isinstance(value, Mapping):
+        return {key: settings_without_paths(inner) for key, inner in value.items() if key not in PRIVATE_KEYS}
+    if isinstance(value, list | tuple):
+        return [settings_without_paths(inner) for inner in value]
+    if isinstance(value, str) and ("/" in value or "\\" in value or value.startswith("~")):
+        return GONE
+    return value
+
+
+def error_name(record: Mapping[str, Any]) -> str:
+    """The kind of error in a failed record. Its message stays at home: it may name a volume or a file."""
+    lines = [line for line in str(record.get("traceback") or "").splitlines() if line and not line[0].isspace()]
+    found = [match[1] for line in lines if (match := _ERROR_NAME.match(line)) and not line.startswith("Traceback")]
+    return found[-1] if found else "Error"
+
+
+class Redactor:
+    """Takes out of a text what may not leave: messages of failed jobs, ids and codes, paths, this machine's name."""
+
+    def __init__(self, run: Path) -> None:
+        self.messages: dict[str, str] = {}
+        for path in [*(run / "cells").glob("*/*.json"), *(run / "stages").glob("*/stage.json")]:
+            try:
+                record = read_json(path) or {}
+            except BenchError:  # damaged: the pass over the records says so
+                continue
+            if record.get("status") == "failed":
+                told = f"{error_name(record)} {GONE}"
+                for text in (record.get("traceback"), record.get("error")):
+                    self.messages.update(dict.fromkeys(_forms(text), told))
+        self.words = _ids(run)
+        host = socket.gethostname()
+        self.words |= {host, host.partition(".")[0]} - {"", "localhost"}
+
+    def text(self, text: str) -> str:
+        """`text` without them; pictures embedded in it stay as they are."""
+        parts = _EMBEDDED.split(text)
+        return "".join(part if _EMBEDDED.fullmatch(part) else self._plain(part) for part in parts)
+
+    def _plain(self, text: str) -> str:
+        for message in sorted(self.messages, key=len, reverse=True):
+            text = text.replace(message, self.messages[message])
+        for pattern in (_CODE, _PATH):
+            text = pattern.sub(GONE, text)
+        text = _WORD.sub(lambda word: GONE if word[0] in self.words else word[0], text)
+        for word in self.words:
+            if not _WORD.fullmatch(word):
+                text = text.replace(word, GONE)
+        return text
+
+
+def outgoing_report(run: Path, redactor: Redactor) -> list[Path]:
+    """Copies ``RUN/report`` to ``RUN/wandb/report``, redacted, and returns the copies: they show what leaves."""
+    source, target = run / "report", run / "wandb" / "report"
+    shutil.rmtree(target, ignore_errors=True)
+    copies = []
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.suffix in TEXTS:
+            write_text(copy, redactor.text(path.read_text(encoding="utf-8")))
+        elif path.suffix in PICTURES:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        else:
+            continue
+        copies.append(copy)
+    return copies
+
+
+def _forms(message: object) -> Iterable[str]:
+    """A message as it may stand in a text, a page, and cut to one line."""
+    text = str(message or "").strip()
+    if len(text) < 4:
+        return []
+    return {text, html.escape(text), html.escape(text, quote=False), " ".join(text.split()), repr(text)[1:-1]}
+
+
+def _ids(run: Path) -> set[str]:
+    """Ids in ``private/ids.csv``. Those of a phantom name no person; bare numbers cannot be told from other numbers."""
+    path = run / "private" / "ids.csv"
+    if not path.exists() or (read_json(run / "dataset.json") or {}).get("is_phantom"):
+        return set()
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(map(partial(dict[str, str]), csv.DictReader(file)))
+    found = {str(value) for row in rows for value in row.values()}
+    return {value for value in found if len(value) >= 4 and not value.isdecimal()}

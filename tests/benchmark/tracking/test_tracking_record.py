@@ -1,0 +1,109 @@
+import itertools
+import json
+import os
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import average_precision_score
+
+from voxbench.benchmark.tracking.outgoing import Redactor, error_name, settings_without_paths
+from voxbench.benchmark.tracking.record import Records, label_fraction, pr_curve
+
+
+def by_name(run: Path) -> dict[str, object]:
+    records = Records(run)
+    return {entry.name: entry for path in records.paths() if (entry := records.entry(path)) is not None}
+
+
+def test_ids_follow_from_results_and_not_from_the_folder(run: Path, tmp_path: Path) -> None:
+    moved = run.rename(tmp_path / "elsewhere")
+    first = {name: entry.id for name, entry in by_name(moved).items()}
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(
+        config.replace("/mnt/ward7", "/home/other").replace("seeds:\n  - 0", "seeds: [0, 1]")
+    )
+    assert {name: entry.id for name, entry in by_name(moved).items()} == first
+    assert len(set(first.values())) == 4
+    (moved / "config.yaml").write_text(config.replace("depth: 10", "depth: 18"))
+    assert not set(first.values()) & {entry.id for entry in by_name(moved).values()}
+
+
+def test_a_replaced_result_is_not_shown(run: Path) -> None:
+    old = next((run / "cells" / "byol").glob("*.json"))
+    record = json.loads(old.read_text())
+    other = old.with_name("older.json")
+    other.write_text(json.dumps({**record, "key": "older"}))
+    newer = other.stat().st_mtime
+    os.utime(run / "results.csv", (newer + 1, newer + 1))
+    records = Records(run)
+    assert records.entry(other) is None
+    assert records.entry(old) is not None
+    os.utime(other, (newer + 9, newer + 9))  # newer than the table: a run that is not yet collected
+    assert Records(run).entry(other) is not None
+
+
+def test_pr_curve_gives_the_average_precision() -> None:
+    scores = [{"label": label, "scores": [1 - s, s]} for label, s in [(0, 0.1), (0, 0.4), (1, 0.35), (1, 0.8)]]
+    table = pr_curve(scores, ["normal", "anomalous"])
+    points = [(recall, precision) for name, recall, precision in table.rows if name == "anomalous"]
+    area = sum((a[0] - b[0]) * a[1] for a, b in itertools.pairwise(points))
+    assert area == pytest.approx(average_precision_score([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]))
+
+
+def test_pr_curves_of_many_classes_and_points_stay_small() -> None:
+    scores = [{"label": i % 3, "scores": [i / 5000, 1 - i / 5000, 0.0]} for i in range(5000)]
+    table = pr_curve(scores, ["a", "b"])
+    assert {row[0] for row in table.rows} == {"a", "b", "class 2"}
+    assert len(table.rows) <= 1200
+    points = [row[1:] for row in table.rows if row[0] == "a"]
+    assert (points[0][0], points[-1]) == (1.0, [0.0, 1.0])  # both ends are kept
+
+
+def test_label_fraction_table() -> None:
+    rows = [
+        {"method": "a", "fraction": "0.1", "auprc": auprc, "status": status}
+        for auprc, status in [("0.5", "ok"), ("0.7", "ok"), ("", "failed")]
+    ] + [{"method": "b", "fraction": "1.0", "auprc": "0.9", "status": "ok"}]
+    table = label_fraction(rows)
+    assert table.rows == [["a", 0.1, pytest.approx(0.6), pytest.approx(0.2 / 2**0.5), 2], ["b", 1.0, 0.9, None, 1]]
+
+
+def test_settings_lose_paths_and_nothing_else() -> None:
+    given = {
+        "name": "x",
+        "depth": 10,
+        "file": "/a/b",
+        "home": "~x",
+        "win": "C:\\x",
+        "root": "x",
+        "in": [{"p": "a/b"}, 1],
+    }
+    gone = "(left out)"
+    assert settings_without_paths(given) == {
+        "name": "x", "depth": 10, "file": gone, "home": gone, "win": gone, "in": [{"p": gone}, 1]
+    }  # fmt: skip
+
+
+def test_error_name() -> None:
+    chained = (
+        "Traceback (most recent call last):\n  x\nKeyError: 'a'\n\nDuring ...\n\na.b.BenchError: volume 7: bad\n  more"
+    )
+    assert error_name({"traceback": chained}) == "BenchError"
+    assert error_name({"error": "volume 7"}) == "Error"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("reads /data/study a/x.nii.gz here", "reads (left out) here"),
+        ("in C:\\Users\\ann\\x now", "in (left out) now"),
+        ("~/volumes/x", "(left out)"),
+        ('<a href="https://arxiv.org/abs/2404.18599">x</a><br/>1/2 GPU/h', None),
+        ("p0123456789ab, v0123456789ab", "(left out), (left out)"),
+        ("MUSTER-ERIKA-1961's scan_0417_left.", "(left out)'s (left out)."),
+        ("font: 12px/1.5 a; d='M0 0L1/2'; x.replace(/a/g, 1) 2024/05/06", None),
+        ('<img src="data:image/png;base64,AAAA/home/ann/xx+/ab/cdef/p0123456789ab">', None),
+    ],
+)
+def test_redactor(run: Path, text: str, left: str | None) -> None:
+    assert Redactor(run).text(text) == (text if left is None else left)
