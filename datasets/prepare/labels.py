@@ -15,8 +15,8 @@ FINDINGS = {  # words in a sheet -> finding class (Bhattacharya et al., IJCARS 2
     "normal": "normal", "none": "normal", "healthy": "normal", "no finding": "normal",
     "mucosal thickening": "mucosal thickening", "thickening": "mucosal thickening",
     "polyp": "polyp",
-    "cyst": "cyst", "retention cyst": "cyst",
-    "opacified": "opacified", "fully opacified": "opacified", "opacification": "opacified",
+    "retention cyst": "retention cyst", "cyst": "retention cyst",
+    "fully opacified": "fully opacified", "opacified": "fully opacified", "opacification": "fully opacified",
 }  # fmt: skip
 LABELS = {
     "0": NORMAL, "normal": NORMAL, "no": NORMAL, "false": NORMAL, "healthy": NORMAL,

@@ -86,9 +86,10 @@ def test_a_lesion_in_the_scan_is_in_the_crop_of_its_side(prepared: PrepareOption
         for source in crops_of(prepared, "Mueller_Anna", side):
             crop = nib.load(prepared.out / source["crop"])
             pieces, _ = ndimage.label(ndimage.binary_opening(crop.get_fdata() > 0.95))
-            largest = np.bincount(pieces.ravel())[1:].argmax() + 1
-            bright = np.argwhere(pieces == largest)
-            volume = len(bright) * (prepared.crop_mm / 32) ** 3
+            sizes = np.bincount(pieces.ravel(), minlength=2)
+            sizes[0] = 0  # the rest of the crop
+            bright = np.argwhere(pieces == sizes.argmax())
+            volume = sizes.max() * (prepared.crop_mm / 32) ** 3
             assert (volume > 0.7 * 4 / 3 * np.pi * RADIUS**3) == present
             if present:
                 middle = crop.affine @ [*bright.mean(axis=0), 1]
