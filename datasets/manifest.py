@@ -26,9 +26,10 @@ from voxbench.datasets import nifti
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
 
 REQUIRED = ("path", "patient_id", "label")
-COLUMNS = (*REQUIRED, "side", "split", "finding", "unit")
+COLUMNS = (*REQUIRED, "side", "split", "finding", "unit", "axes")
 SIDES: dict[str, Literal["left", "right"]] = {"left": "left", "right": "right"}
 SPLITS: dict[str, Literal["train", "val", "test"]] = {"train": "train", "val": "val", "test": "test"}
+AXES = {"ras": "ras", "stored": "stored"}
 NORMAL_WORDS = ("normal", "healthy", "control", "negative", "none", "no", "false")
 READERS = 4  # threads
 
@@ -69,6 +70,7 @@ class _Row:
     split: str = ""
     finding: str = ""
     unit: str = ""
+    axes: str = ""  # "stored": axis order as in the file (mirrored crops of `bench prepare`); else RAS+ by the affine
 
     @property
     def volume(self) -> str:
@@ -118,7 +120,7 @@ class Manifest(Dataset):
         """The volume on the common grid."""
         path = self._folder / item.volume
         try:
-            scan = nifti.load(path)
+            scan = nifti.load(path, stored_axes=item.volume in self._stored)
         except nifti.NiftiError as error:
             raise DatasetError(f"{path}: {error}") from error
         o = self.options
@@ -156,6 +158,10 @@ class Manifest(Dataset):
         return _parse(self._csv)
 
     @cached_property
+    def _stored(self) -> frozenset[str]:
+        return frozenset(row.volume for row in self._rows if row.axes == "stored")
+
+    @cached_property
     def _classes(self) -> tuple[str, ...]:
         labels = sorted({row.label for row in self._rows} - {""})
         try:
@@ -188,7 +194,7 @@ class Manifest(Dataset):
         paths: dict[str, _Row] = {}
         contents: dict[str, _Row] = {}
         with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(lambda row: _examine(self._folder / row.path), rows)
+            found = pool.map(lambda row: _examine(self._folder / row.path, row), rows)
             for done, (row, (content, flaw)) in enumerate(zip(rows, found, strict=True), start=1):
                 if self.progress is not None:
                     self.progress(done, len(rows))
@@ -204,10 +210,10 @@ class Manifest(Dataset):
         return problems
 
 
-def _examine(path: Path) -> tuple[str, str | None]:
+def _examine(path: Path, row: _Row) -> tuple[str, str | None]:
     """The content hash of a file and what is wrong with it, if anything."""
     try:
-        return nifti.load(path).content(), None
+        return nifti.load(path, stored_axes=row.axes == "stored").content(), None
     except nifti.NiftiError as error:
         return "", str(error)
 
@@ -310,7 +316,7 @@ def _cell_problems(row: _Row, classes: Sequence[str]) -> Iterable[str]:
     if row.label and classes and row.label not in classes:
         known = ", ".join(classes)
         yield row.problem(f"label {row.label} is none of {known}; correct it or set dataset.classes")
-    for column, allowed in (("side", SIDES), ("split", SPLITS)):
+    for column, allowed in (("side", SIDES), ("split", SPLITS), ("axes", AXES)):
         value = getattr(row, column)
         if value and value.casefold() not in allowed:
             known = ", ".join(allowed)

@@ -33,9 +33,9 @@ class Scan:
         return digest.hexdigest()
 
 
-def load(path: Path) -> Scan:
+def load(path: Path, *, stored_axes: bool = False) -> Scan:
     """Read a NIfTI file and turn its axes to the nearest RAS+ order (no resampling: an oblique scan stays
-    oblique).
+    oblique). `stored_axes`: leave them as they are; mirrored crops, for one, must stay mirrored.
 
     Raises NiftiError where it is missing, unreadable, not 3D, without a usable affine, has NaN or infinite
     voxels, or is constant.
@@ -54,7 +54,7 @@ def load(path: Path) -> Scan:
     if dtype.kind not in "iufb":
         raise NiftiError(f"voxels are {dtype} (colour or complex), not one number each; export it in grey values")
     try:
-        canonical = nib.as_closest_canonical(image)
+        canonical = image if stored_axes else nib.as_closest_canonical(image)
         data = canonical.get_fdata(dtype=np.float32, caching="unchanged").reshape(canonical.shape[:3])
     except Exception as error:  # a file cut short raises EOFError, OSError, zlib.error or ValueError
         raise NiftiError(f"cut short or damaged ({_short(error)}); copy or export it again") from error

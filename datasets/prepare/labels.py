@@ -1,0 +1,116 @@
+"""The radiologist's spreadsheet: patient, side, finding or label -> a label for each sinus."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from voxbench.datasets.prepare.quality import SIDES, Side
+from voxbench.datasets.prepare.scans import PATIENT_COLUMNS
+from voxbench.datasets.prepare.tables import read_table
+
+NORMAL, ANOMALOUS = "normal", "anomalous"
+FINDINGS = {  # words in a sheet -> finding class (Bhattacharya et al., IJCARS 2024: four anomalies and normal)
+    "normal": "normal", "none": "normal", "healthy": "normal", "no finding": "normal",
+    "mucosal thickening": "mucosal thickening", "thickening": "mucosal thickening",
+    "polyp": "polyp",
+    "retention cyst": "retention cyst", "cyst": "retention cyst",
+    "fully opacified": "fully opacified", "opacified": "fully opacified", "opacification": "fully opacified",
+}  # fmt: skip
+LABELS = {
+    "0": NORMAL, "normal": NORMAL, "no": NORMAL, "false": NORMAL, "healthy": NORMAL,
+    "1": ANOMALOUS, "anomalous": ANOMALOUS, "anomaly": ANOMALOUS, "yes": ANOMALOUS,
+    "true": ANOMALOUS, "abnormal": ANOMALOUS,
+}  # fmt: skip
+SIDE_WORDS: dict[str, tuple[Side, ...]] = {
+    "left": ("left",), "l": ("left",), "right": ("right",), "r": ("right",), "both": SIDES,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is known of one sinus."""
+
+    label: str  # NORMAL or ANOMALOUS
+    finding: str = ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The sheet: labels by patient and side, and who is listed at all (without a label: the unlabelled pool)."""
+
+    known: dict[tuple[str, Side], Label] = field(default_factory=dict)
+    listed: frozenset[str] = frozenset()
+
+
+def read_labels(path: Path) -> tuple[Labels, list[str]]:
+    """The labels and every problem of the sheet; raises DatasetError if it cannot be read at all.
+
+    A row whose finding and label are both empty puts the patient (or that side) into the unlabelled pool.
+    """
+    rows = read_table(
+        path,
+        {"patient": PATIENT_COLUMNS, "side": ("side", "laterality")},
+        {"finding": ("finding", "findings", "diagnosis"), "label": ("label", "anomaly")},
+    )
+    known: dict[tuple[str, Side], Label] = {}
+    first: dict[tuple[str, Side], int] = {}
+    listed, problems = set(), []
+    for number, row in rows:
+        where = f"{path.name} row {number}"
+        patient = row["patient"].removeprefix("sub-")
+        if not patient:
+            problems.append(f"{where}: the patient is missing; fill it in")
+            continue
+        listed.add(patient)
+        label, problem = label_of(row["finding"], row["label"])
+        sides = SIDE_WORDS.get(row["side"].lower())
+        if problem:
+            problems.append(f"{where}: patient {patient}: {problem}")
+        elif row["side"] and sides is None:
+            problems.append(f"{where}: patient {patient}: side {row['side']} is none of left, right, both")
+        elif label is not None and sides is None:
+            problems.append(f"{where}: patient {patient}: the side is missing; write left, right or both")
+        for side in sides or ():
+            if (patient, side) in first:
+                problems.append(
+                    f"{where}: patient {patient}, {side}: a duplicate of row {first[patient, side]}; keep one of them"
+                )
+            first.setdefault((patient, side), number)
+            if label is not None:
+                known.setdefault((patient, side), label)
+    return Labels(known, frozenset(listed)), problems
+
+
+def label_of(finding: str, label: str) -> tuple[Label | None, str]:
+    """The label in a row (None: there is none) and what is wrong with it ("": nothing)."""
+    word, given = FINDINGS.get(finding.lower().replace("_", " ")), LABELS.get(label.lower())
+    if label and given is None:
+        return None, f"label {label} is none of normal, anomalous, 0, 1"
+    if not finding:
+        return (None, "") if given is None else (Label(given, NORMAL if given == NORMAL else ""), "")
+    if word is None and given is None:
+        return (
+            None,
+            f"finding {finding} is none of {', '.join(sorted(set(FINDINGS.values())))}; add a column label (0, 1)",
+        )
+    implied = given if word is None else (NORMAL if word == "normal" else ANOMALOUS)
+    if given is not None and implied != given:
+        return None, f"finding {finding} contradicts label {label}"
+    return Label(implied or ANOMALOUS, word or finding), ""
+
+
+def match(labels: Labels, patients: Collection[str], *, pool_unlisted: bool) -> list[str]:
+    """Rows without a scan, and scans without a row."""
+    problems = [
+        f"patient {patient} is in the spreadsheet but has no scan; add the scan or remove the row"
+        for patient in sorted(labels.listed - set(patients))
+    ]
+    if not pool_unlisted:
+        problems += [
+            f"patient {patient} has a scan but no row in the spreadsheet; add one (an empty finding means: "
+            "unlabelled), or pass --pool-unlisted"
+            for patient in sorted(set(patients) - labels.listed)
+        ]
+    return problems

@@ -1,0 +1,117 @@
+"""What lies in PREPARED: private names on one side, salted codes on the other; every file is written whole or not.
+
+PREPARED/private/ (owner only): `key`, `sources.csv`, `seen.json`, DICOM conversions.
+Elsewhere only codes: `crops/`, `heads/`, `manifest.csv`, `excluded.csv`, `prepare.json`, `index.html`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import hmac
+import io
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from voxbench.datasets.base import DatasetError
+
+Record = dict[str, Any]  # what is kept of a head: JSON
+MANIFEST = ("path", "patient_id", "label", "side", "split", "finding", "unit", "axes")
+SOURCES = ("crop", "scan", "patient_id", "side", "code")
+EXCLUDED = ("patient_id", "side", "reason")
+
+
+def write(path: Path, content: bytes | str, *, private: bool = False) -> None:
+    """Write beside, flush to disk, rename: a stop at any moment leaves the old file or the new one."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o600 if private else 0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def table(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
+    """CSV text."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def dump(value: object) -> str:
+    """JSON text, sorted and indented."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+class Store:
+    """A PREPARED folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def private(self) -> Path:
+        """The folder that never leaves the house."""
+        return self.root / "private"
+
+    def check(self) -> None:
+        """Raises DatasetError if the folder holds something else."""
+        if self.root.exists() and not self.root.is_dir():
+            raise DatasetError(f"--out {self.root}: this is a file; name a folder")
+        if self.root.is_dir() and any(self.root.iterdir()) and not (self.private / "key").is_file():
+            raise DatasetError(f"--out {self.root}: the folder holds other files; name a new or an empty one")
+
+    def open(self) -> bytes:
+        """Make the folder if need be, and return its key."""
+        self.private.mkdir(parents=True, exist_ok=True)
+        self.private.chmod(0o700)
+        if not (self.private / "key").is_file():
+            write(self.private / "key", secrets.token_hex(32), private=True)
+        return (self.private / "key").read_bytes()
+
+    def seen(self) -> dict[str, list[Any]]:
+        """Files already checked: path -> [size, mtime in ns, SHA-256]."""
+        try:
+            found = json.loads((self.private / "seen.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}  # a cache: without it, files are read again
+        return dict(found)
+
+    def record_path(self, code: str) -> Path:
+        """Where a head's record lies."""
+        return self.root / "heads" / f"{code}.json"
+
+    def record(self, code: str) -> Record | None:
+        """What an earlier call kept of a head."""
+        try:
+            return dict(json.loads(self.record_path(code).read_text()))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def is_whole(self, record: Record) -> bool:
+        """Whether all files of a head are there."""
+        return all((self.root / name).is_file() for name in record["files"])
+
+
+def code_of(key: bytes, patient: str) -> str:
+    """A patient's code: keyed, so that nobody without the key can try names (HMAC-SHA-256, 48 bits)."""
+    return "p" + hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:12]
+
+
+def digest(value: object) -> str:
+    """A hash of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
