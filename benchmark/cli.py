@@ -1,4 +1,4 @@
-"""The command line: ``bench run``, ``bench list``, ``bench report``."""
+"""The command line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from voxbench.benchmark.cli_prepare import prepare
 
 app = typer.Typer(
     name="bench",
@@ -223,6 +225,9 @@ def dashboard(
     from voxbench.benchmark import command_wandb
 
     command_wandb.dashboard(run_folder, project, entity, console)
+
+
+app.command()(prepare)
 
 
 def _text(value: Any) -> str:
