@@ -7,7 +7,8 @@ heavier installation.
 The way: (1) the outlines of both heads are laid upon each other on 8 mm voxels, for all translations at once (by a fast
 Fourier transform), in the orientation that the affine states; (2) the best few are refined with mutual information at
 8 mm, and the best of those at 4 mm; (3) while the winner is in doubt, the neighbourhood is combed more densely, then
-`TURNS` and 24 other orientations are tried; (4) the winner is refined at 2 mm. See `score` for how candidates are ranked.
+`TURNS` and 24 other orientations are tried; (4) the winner is refined at 2 mm.
+Candidates are ranked by `score`.
 
 Transforms are [4, 4], reference world mm -> scan world mm (RAS+).
 """
@@ -45,7 +46,7 @@ Candidate = tuple[float, Matrix]  # score, transform
 
 STATED, STATED_FINE = 8, 3  # translations refined at 8 and at 4 mm in the orientation that the affine states
 RAW = 2  # of the best, so many also go to 4 mm as they are: 8 mm can lead astray where little of the head is seen
-SQUEEZED = 0.65  # principal stretch below which an affine map is not followed
+SQUEEZED = 0.8  # smallest over largest principal stretch below which an affine map is not followed
 COMB_MM, COMB_SCALES, COMB_PITCHES = 10.0, (0.87, 0.96), (-12.0, 0.0, 12.0)  # mm, factors, degrees
 COMB_POINTS, COMB_KEPT = 6, 16  # every sixth point is enough to rank by; positions refined
 PEAKS = 4  # translations looked at in every other orientation; of all these positions ...
@@ -352,13 +353,25 @@ def comb(target: Target, scan: Pyramid) -> list[Candidate]:
 
 
 def careful(target: Target, scan: Pyramid, start: Matrix, seed: int) -> Matrix:
-    """At 4 mm first as a similarity, then as an affine map; the latter is dropped where it squeezes the head flat.
+    """At 4 mm, first as a similarity, then as an affine map; the latter is dropped where it squeezes the head flat.
 
-    An affine map from a poor start may squeeze the head into what part of it the scan shows, and stay there.
+    Where a scan shows a part of the head only, an affine map may squeeze the reference into that part.
     """
     rigid = descend(target, scan, start, level=1, affine=False, seed=seed)
     free = descend(target, scan, rigid, level=1, affine=True, seed=seed)
-    return free if np.linalg.svd(free[:3, :3], compute_uv=False)[2] >= SQUEEZED else rigid
+    return rigid if is_squeezed(free) else free
+
+
+def finish(target: Target, scan: Pyramid, start: Matrix, seed: int) -> Matrix:
+    """At 2 mm as an affine map, or as a similarity where that squeezes the head."""
+    free = descend(target, scan, start, level=2, affine=True, seed=seed)
+    return descend(target, scan, start, level=2, affine=False, seed=seed) if is_squeezed(free) else free
+
+
+def is_squeezed(transform: Matrix) -> bool:
+    """Whether the head would be much shorter in one direction than in another."""
+    stretches = np.linalg.svd(transform[:3, :3], compute_uv=False)
+    return bool(stretches[2] < SQUEEZED * stretches[0])
 
 
 def is_certain(target: Target, scan: Pyramid, transform: Matrix) -> bool:
@@ -399,7 +412,7 @@ def register(target: Target, scan: Pyramid, places: Matrix, seed: int) -> Regist
     `TRIES` are used up; the better one is kept each time. The last disagreement is a figure of quality.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums in one order; heads run in parallel instead
-    best = descend(target, scan, search(target, scan, seed), level=2, affine=True, seed=seed)
+    best = finish(target, scan, search(target, scan, seed), seed)
     grid = scan.levels[1]
     apart = np.full(len(places), np.inf)
     for attempt in range(TRIES):
@@ -425,5 +438,4 @@ def again(target: Target, scan: Pyramid, found: Matrix, seed: int) -> Matrix:
     start = np.eye(4)
     start[:3, :3] = turn @ found[:3, :3]
     start[:3, 3] = there + PUSH[1] * direction / np.linalg.norm(direction) - start[:3, :3] @ middle
-    middle_level = descend(target, scan, start, level=1, affine=True, seed=seed + 1)
-    return descend(target, scan, middle_level, level=2, affine=True, seed=seed + 1)
+    return finish(target, scan, careful(target, scan, start, seed + 1), seed + 1)
