@@ -74,7 +74,8 @@ def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerpri
 def folds_of(config: Config, dataset: Dataset, items: Sequence[Item]) -> list[Fold]:
     """The splits of a run; with an official split there is one, and seeds take the place of folds.
 
-    Splits do not depend on the run's seeds: all replicates of a fold test the same patients.
+    Splits do not depend on the run's seeds: all replicates of a fold test the same patients. Nor do label fractions,
+    but for an official split.
     """
     if dataset.has_official_split:
         return [official_fold(items)]
@@ -114,7 +115,9 @@ class _Planner:
 
     def _add_cell(self, method: str, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float) -> None:
         protocol = self.config.protocol
-        draw = derive_seed("fraction", number) % 2**31
+        # An official split has no folds to vary the draw: seeds do it in their place.
+        drawn_by = (number, seed) if self.dataset.has_official_split else (number,)
+        draw = derive_seed("fraction", *drawn_by) % 2**31
         train = tuple(fraction_of(self.items, fold.train, share, draw))
         val = fold.val
         if protocol.name == "strict":

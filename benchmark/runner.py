@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,8 @@ class Run:
         """Makes the run folder, or checks that what it holds can stand in one table with this run."""
         earlier = _read_config(self.store) if self.store.has_results() else None
         if earlier is not None:
-            _check_same(earlier, self.config, self.store)
+            # With an official split, folds are no more than the usual number of seeds.
+            _check_same(earlier, self.config, self.store, {"folds"} if self.dataset.has_official_split else set())
         write = self.store
         data = self.config.model_dump(mode="json")
         if earlier is not None:
@@ -160,10 +161,16 @@ def _read_config(store: Store) -> dict[str, Any] | None:
     return dict(data)
 
 
-def _check_same(earlier: Mapping[str, Any], config: Config, store: Store) -> None:
-    """Raises BenchError naming the first settings in which the folder's configuration and this one differ."""
+def _check_same(earlier: Mapping[str, Any], config: Config, store: Store, but: Set[str]) -> None:
+    """Raises BenchError naming the first settings in which the folder's configuration and this one differ.
+
+    `but` names settings of the protocol that may.
+    """
     before = Config.model_validate(earlier)
-    differences = _differences(before.without_grid(), config.without_grid(), "")
+    old, new = before.without_grid(), config.without_grid()
+    for key in but:
+        del old["protocol"][key], new["protocol"][key]
+    differences = _differences(old, new, "")
     for name in before.methods.keys() & config.methods.keys():
         differences += _differences(before.methods[name], config.methods[name], f"methods.{name}")
     if differences:
