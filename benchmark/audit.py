@@ -12,7 +12,7 @@ from typing import Any
 
 from voxbench.benchmark.config import AuditConfig
 from voxbench.benchmark.errors import AuditError
-from voxbench.benchmark.plan import CellPlan, Plan
+from voxbench.benchmark.plan import Plan
 from voxbench.datasets.bank import VolumeBank
 
 
@@ -46,6 +46,10 @@ class Audit:
             "findings": [told(f) for f in self.findings],
             "warnings": [told(f) for f in self.warnings],
         }
+
+    def count(self, what: str) -> None:
+        """Notes one more comparison of a kind."""
+        self.checks[what] = self.checks.get(what, 0) + 1
 
     def refuse(self, name: Callable[[int], str]) -> None:
         """Raises AuditError if anything was found; `name` gives a volume's name for the user's eyes."""
@@ -97,20 +101,18 @@ def audit_seen(
         parts = cells.get(key)
         if parts is None:
             continue
-        _check_complete(cell, parts, bank)
         tested = served(parts["test"])
+        audit.count("all of the test part was scored, and nothing else")
+        scored, planned = set(parts["test"]), {bank.hashes[i]: i for i in cell.test}
+        if odd := sorted({*served(scored - planned.keys()), *(planned[h] for h in planned.keys() - scored)}):
+            what = "scored volumes are not the planned test part: delete the cell's file"
+            audit.findings.append(Finding(where=cell.name, what=what, pairs=[(i, i) for i in odd]))
         for part in ("train", "val"):
             judge.compare(f"{part} volumes served for {cell.name}", served(parts[part]), tested)
         for stage in cell.stages:
             if stage in stages:
                 judge.compare(f"volumes served to stage {stage}", served(stages[stage]), tested)
     return audit
-
-
-def _check_complete(cell: CellPlan, parts: Mapping[str, Sequence[str]], bank: VolumeBank) -> None:
-    planned = {bank.hashes[i] for i in cell.test}
-    if set(parts["test"]) != planned:
-        raise AuditError(f"{cell.name}: the volumes that were scored are not the planned test part: delete the cell")
 
 
 class _Judge:
@@ -133,7 +135,7 @@ class _Judge:
         self._match(where, "the same volume (by content, mirrored or not)", a, b, hashes)
         if self.config.near_duplicates == "off":
             return
-        self._count("near-duplicate volumes")
+        self.audit.count("near-duplicate volumes")
         pairs = [
             (twin.a, twin.b)
             for twin in self.bank.near_duplicates(sorted(a), sorted(b), self.config.threshold)
@@ -144,11 +146,8 @@ class _Judge:
             (self.audit.findings if self.config.near_duplicates == "refuse" else self.audit.warnings).append(finding)
 
     def _match(self, where: str, what: str, a: frozenset[int], b: frozenset[int], names: Sequence[str]) -> None:
-        self._count(what)
+        self.audit.count(what)
         tested = {names[j]: j for j in sorted(b)}
         pairs = [(i, tested[names[i]]) for i in sorted(a) if names[i] in tested]
         if pairs:
             self.audit.findings.append(Finding(where=where, what=what, pairs=pairs))
-
-    def _count(self, what: str) -> None:
-        self.audit.checks[what] = self.audit.checks.get(what, 0) + 1

@@ -236,10 +236,15 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point of ``bench``: user errors are one line each on stderr, with exit code 2."""
-    # A scheduler's SIGTERM ends a run as Ctrl-C does: what is done stays, and the same command goes on.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A scheduler's SIGTERM ends a run as Ctrl-C does: what is done stays, and the same command goes on. Not by way of
+    # SIGINT, which a shell has its background jobs ignore.
+    signal.signal(signal.SIGTERM, _interrupt)
     from voxbench.benchmark.work import EXPECTED
 
     try:

@@ -57,7 +57,11 @@ def execute(given: Arguments, console: Console) -> int:
         if given.methods != "all":
             raise BenchError(reason)
         console.print(f"[yellow]note:[/yellow] {escape(reason)}", soft_wrap=True)
+    for note in run.plan.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     if given.dry_run:
+        run.check_folder()
+        run.audit_plan().refuse(run.name_of)
         show_plan(run, console)
         return 0
     run.open_folder()

@@ -40,9 +40,9 @@ class PluginConfig(BaseModel):
         """What `registry.load` takes."""
         return self.source or self.name
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, kind: registry.Kind) -> dict[str, Any]:
         """All that decides what the plug-in does, and nothing of where it lies."""
-        return {"name": self.name, "source": registry.source_digest(self.spec), **self.options}
+        return {"name": self.name, "source": registry.source_digest(kind, self.spec), **self.options}
 
 
 class Recipe(_Model):
@@ -120,7 +120,7 @@ class Config(_Model):
     def without_grid(self) -> dict[str, Any]:
         """The part that must be the same for results to stand in one table, method options aside."""
         data = self.model_dump(mode="json", exclude={"methods", "sources"})
-        data |= {"dataset": self.dataset.identity(), "encoder": self.encoder.identity()}
+        data |= {"dataset": self.dataset.identity("datasets"), "encoder": self.encoder.identity("encoders")}
         for grid in ("fractions", "seeds"):
             del data["protocol"][grid]
         del data["audit"]  # decides whether a run is refused, not what it finds

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from voxbench.benchmark.assemble import build_encoder, build_method, placed
 from voxbench.benchmark.finetune import Classifier
+from voxbench.benchmark.plan import StagePlan
 from voxbench.benchmark.runner import Run, effort
 from voxbench.benchmark.train import optimise, start
 from voxbench.datasets.augment import policies
@@ -24,7 +25,7 @@ TIMED_BATCH = 8  # volumes a second hardly depend on the batch, and a plan shoul
 def show_plan(run: Run, console: Console) -> None:
     """Prints stages and cells a method, how many are done, and hours measured on a few steps of each."""
     done = run.done()
-    efforts = effort(run)
+    efforts, tasks = effort(run), run.tasks()
     speeds = _Speeds(run)
     table = Table(title=f"plan: {run.config.dataset.name}, {len(run.bank.items)} volumes", title_justify="left")
     for column in ("method", "stages", "cells", "done", "volumes to process", "estimate (one worker)"):
@@ -35,8 +36,9 @@ def show_plan(run: Run, console: Console) -> None:
         cells = [key for key, cell in run.plan.cells.items() if cell.method == method]
         if not cells:
             continue
-        todo = [task.job for task in run.tasks() if task.job.method == method]
+        todo = [task.job for task in tasks if task.job.method == method]
         seconds = sum(efforts[job.key] / speeds.of(method, getattr(job, "index", None)) for job in todo)
+        seconds += sum(speeds.seconds_for_maps(job) for job in todo if isinstance(job, StagePlan))
         whole += seconds
         counts = Counter(stage.name for stage in stages.values())
         table.add_row(
@@ -60,6 +62,7 @@ class _Speeds:
         self.device = torch.device(run.runtime.device)
         self.policies = policies(run.config.augmentation)
         self.known: dict[tuple[str, int | None], float] = {}
+        self.maps: dict[tuple[str, int], float] = {}  # seconds a target map
         torch.set_num_threads(run.runtime.threads)
 
     def of(self, method: str, stage: int | None) -> float:
@@ -69,12 +72,35 @@ class _Speeds:
             self.known[key] = self._finetuning() if stage is None else self._stage(method, stage)
         return self.known[key]
 
+    def seconds_for_maps(self, plan: StagePlan) -> float:
+        """For the target maps of a stage: each volume's is made once."""
+        key = (plan.method, plan.index)
+        if key not in self.maps:
+            self.maps[key] = self._map(*key)
+        return self.maps[key] * min(len(plan.members), plan.volumes)
+
+    def _map(self, name: str, index: int) -> float:
+        method = placed(build_method(self.run.config, name, self.run.dataset.shape, 0, None), self.device).eval()
+        stages = method.stages()
+        make = stages[index].targets
+        if make is None:
+            return 0.0
+        volume = self.run.bank.batch([0], self.device)
+        with torch.no_grad():
+            for before in stages[:index]:
+                if before.finish is not None:
+                    before.finish([volume])
+            make(volume)  # the first is slower
+            began = time.perf_counter()
+            make(volume).cpu()
+        return time.perf_counter() - began
+
     def _stage(self, name: str, index: int) -> float:
         method = placed(build_method(self.run.config, name, self.run.dataset.shape, 0, None), self.device)
         stage: Stage = method.stages()[index]
         recipe = self.run.config.prior if stage.budget == "prior" else self.run.config.pretrain
         members = range(min(TIMED_BATCH, len(self.run.bank.items)))
-        # The real targets need the stage before; for timing, maps of the right size serve as well.
+        # The real maps are timed apart; here others of the right size serve as well.
         targets = None if stage.targets is None else self.run.bank.batch
         loader = Loader(
             self.run.bank,

@@ -28,6 +28,7 @@ class StagePlan:
     members: tuple[int, ...]
     labels: tuple[int, ...]  # the members whose labels decided that they are members
     upstream: tuple[str, ...]  # keys of the stages before it, in order
+    volumes: int  # its budget: volumes that pass forward and backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class CellPlan:
     stages: tuple[str, ...]  # keys, in order; () = no pretraining
     normals: tuple[int, ...]  # labelled normals that its stages used
     replicate: int | None  # the fold that the encoder's initialisation belongs to
+    hopeless: str | None  # why it cannot give a result: known before any time is spent on its stages
 
     @property
     def name(self) -> str:
@@ -59,6 +61,7 @@ class Plan:
     stages: dict[str, StagePlan] = field(default_factory=dict)
     cells: dict[str, CellPlan] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)  # methods that do not apply, and why
+    notes: list[str] = field(default_factory=list)  # what a user should know before it starts
 
 
 def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str) -> Plan:
@@ -68,6 +71,7 @@ def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerpri
         planner.add(method)
     if not planner.plan.cells:
         raise BenchError("; ".join(planner.plan.skipped.values()))
+    planner.note()
     return planner.plan
 
 
@@ -113,6 +117,18 @@ class _Planner:
                 for fraction in self.config.protocol.fractions:
                     self._add_cell(method, stages, seed, number, fold, fraction)
 
+    def note(self) -> None:
+        """Tells what of the plan is not as a user may think."""
+        cells = self.plan.cells.values()
+        few = sum(self._pool_is_small(fold) for fold in self.folds)
+        if few and any(cell.stages for cell in cells):
+            self.plan.notes.append(
+                f"the unlabelled pool ({len(self.pool)} volumes) is smaller than the training part: pretraining also "
+                "sees the training part's volumes, without their labels"
+            )
+        reasons = dict.fromkeys(cell.hopeless for cell in cells if cell.hopeless)
+        self.plan.notes += [f"{reason}: no method is run on it" for reason in reasons]
+
     def _add_cell(self, method: str, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float) -> None:
         protocol = self.config.protocol
         # An official split has no folds to vary the draw: seeds do it in their place.
@@ -137,7 +153,7 @@ class _Planner:
             {
                 "version": RESULT_VERSION,
                 "data": self.fingerprint,
-                "encoder": self.config.encoder.identity(),
+                "encoder": self.config.encoder.identity("encoders"),
                 "finetune": self.config.finetune.model_dump(mode="json"),
                 "augmentation": self.config.augmentation.get("finetune", {}),
                 "members": [train, val, fold.test],
@@ -157,6 +173,7 @@ class _Planner:
             stages=tuple(keys),
             normals=used,
             replicate=replicate,
+            hopeless=self._missing_class(share, number, train),
         )
 
     def _stage(
@@ -177,8 +194,8 @@ class _Planner:
             {
                 "version": RESULT_VERSION,
                 "data": self.fingerprint,
-                "encoder": config.encoder.identity(),
-                "method": [method, registry.source_digest(spec), config.methods[method]],
+                "encoder": config.encoder.identity("encoders"),
+                "method": [method, registry.source_digest("methods", spec), config.methods[method]],
                 "stage": [index, stage.name, stage.augmentation, stage.cohort, stage.views],
                 "recipe": recipe.model_dump(mode="json"),
                 "augmentation": config.augmentation.get(stage.augmentation, {}),
@@ -197,12 +214,34 @@ class _Planner:
             members=members,
             labels=labels,
             upstream=upstream,
+            volumes=recipe.volumes,
         )
 
     def _unlabelled(self, fold: Fold) -> tuple[int, ...]:
-        """The pool less the volumes of people who are tested (one side may be labelled); or the training part."""
+        """The pool less the volumes of people who are tested (one side may be labelled).
+
+        Where there is none, the training part; where it is smaller than the training part, both.
+        """
+        if self._pool_is_small(fold):
+            return tuple(sorted({*self._pool_of(fold), *fold.train}))
+        return self._pool_of(fold) or fold.train
+
+    def _pool_of(self, fold: Fold) -> tuple[int, ...]:
         tested = {self.items[i].patient for i in fold.test}
-        return tuple(i for i in self.pool if self.items[i].patient not in tested) or fold.train
+        return tuple(i for i in self.pool if self.items[i].patient not in tested)
+
+    def _pool_is_small(self, fold: Fold) -> bool:
+        return 0 < len(self._pool_of(fold)) < len(fold.train)
+
+    def _missing_class(self, share: float, number: int, train: Sequence[int]) -> str | None:
+        present = {self.items[i].label for i in train}
+        missing = [name for label, name in enumerate(self.dataset.classes) if label not in present]
+        if not missing:
+            return None
+        return (
+            f"fraction {share:g} of fold {number} has {len(train)} labelled volumes, none of class {missing[0]!r}: "
+            "use a larger fraction"
+        )
 
     def _normals(self, members: Sequence[int]) -> tuple[int, ...]:
         return tuple(i for i in members if self.items[i].label == self.dataset.normal)

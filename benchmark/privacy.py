@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,11 @@ class Coder:
         """Code of what is scored: the volume, or the unit that its crops share."""
         return self._code("v", item.scored_unit)
 
+    @property
+    def check(self) -> str:
+        """Tells whether two runs had the same salt, and nothing of it."""
+        return self._code("s", "the same salt")
+
     def _code(self, kind: str, name: str) -> str:
         return f"{kind}{hmac.new(self.salt, f'{kind}:{name}'.encode(), hashlib.sha256).hexdigest()[:12]}"
 
@@ -51,17 +58,18 @@ def coder_for(dataset: Dataset) -> Coder:
 
 
 def _user_salt(path: Path) -> bytes:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        salt = path.read_bytes()
-        if not salt:
-            raise BenchError(f"{path} is empty: delete it, and it is made anew") from None
-        return salt
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
-    return path.read_bytes()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, new = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):  # a link is made whole or not at all, and by one process alone
+            os.link(new, path)
+        Path(new).unlink()
+    salt = path.read_bytes()
+    if not salt:
+        raise BenchError(f"{path} is empty: delete it, and it is made anew")
+    return salt
 
 
 def key_table(coder: Coder, items: Sequence[Item]) -> str:

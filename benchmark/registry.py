@@ -45,11 +45,13 @@ def method_name(spec: str) -> str:
     return str(found.name)
 
 
-def source_digest(spec: str) -> str | None:
-    """A hash of a third-party file, so that a changed file is a changed method; None for registered names."""
-    if ".py:" not in spec:
-        return None
-    return hashlib.sha256(Path(spec.rpartition(":")[0]).read_bytes()).hexdigest()[:16]
+def source_digest(kind: Kind, spec: str) -> str | None:
+    """A third party's file by its hash, or package by its version: a changed one gives other results. None: our own."""
+    if ".py:" in spec:
+        return hashlib.sha256(Path(spec.rpartition(":")[0]).read_bytes()).hexdigest()[:16]
+    point = names(kind).get(spec)
+    package = None if point is None else point.dist
+    return None if package is None or package.name == "voxbench" else f"{package.name} {package.version}"
 
 
 def _from_entry_point(kind: Kind, name: str) -> Any:

@@ -48,7 +48,7 @@ def current_cells(store: Store, plan: Plan, config: Config) -> list[dict[str, An
     folder are kept, unless the method's file has changed since.
     """
     planned = {(c.method, c.fraction, c.fold, c.seed): key for key, c in plan.cells.items()}
-    sources = {name: registry.source_digest(config.method_spec(name)) for name in config.methods}
+    sources = {name: registry.source_digest("methods", config.method_spec(name)) for name in config.methods}
     found = [cell for cell in store.cells() if "cell" in cell]
     found = [cell for cell in found if planned.get(slot_of(cell), cell["key"]) == cell["key"]]
     found = [cell for cell in found if sources.get(cell["cell"]["method"], cell["source"]) == cell["source"]]

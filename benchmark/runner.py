@@ -22,7 +22,6 @@ from voxbench.benchmark.provenance import provenance
 from voxbench.benchmark.results import current_cells, write_tables
 from voxbench.benchmark.setup import Setup
 from voxbench.benchmark.store import Store, read_json, write_json
-from voxbench.benchmark.work import Job
 from voxbench.datasets.bank import VolumeBank
 from voxbench.datasets.base import Dataset
 
@@ -54,17 +53,41 @@ class Run:
         """Jobs without a result, stages first. A stage that only finished cells build on is not needed."""
         done = self.done()
         cells = [cell for key, cell in self.plan.cells.items() if key not in done]
-        needed = {key for cell in cells for key in cell.stages}
+        needed = {key for cell in cells if cell.hopeless is None for key in cell.stages}
         stages = [stage for key, stage in self.plan.stages.items() if key in needed and key not in done]
-        jobs: list[Job] = [*stages, *cells]
-        return [Task(job=job, after=job.upstream if job in stages else job.stages) for job in jobs]  # type: ignore[union-attr]
+        return [
+            *(Task(job=stage, after=stage.upstream) for stage in stages),
+            *(Task(job=cell, after=cell.stages) for cell in cells),
+        ]
 
-    def open_folder(self) -> None:
-        """Makes the run folder, or checks that what it holds can stand in one table with this run."""
-        earlier = _read_config(self.store) if self.store.has_results() else None
+    def check_folder(self) -> dict[str, Any] | None:
+        """The configuration that the run folder has results of, or None; writes nothing.
+
+        Raises BenchError where those cannot stand in one table with this run's.
+        """
+        if not self.store.has_results():
+            return None
+        earlier = _read_config(self.store)
         if earlier is not None:
             # With an official split, folds are no more than the usual number of seeds.
             _check_same(earlier, self.config, self.store, {"folds"} if self.dataset.has_official_split else set())
+        known = read_json(self.store.root / "dataset.json")
+        now = _describe(self)
+        if known is not None and known["fingerprint"] != now["fingerprint"]:
+            raise BenchError(
+                f"{self.store.root} holds results on other data (fingerprint {known['fingerprint'][:12]}, now "
+                f"{now['fingerprint'][:12]}): choose another --out"
+            )
+        if known is not None and known.get("salt_check", now["salt_check"]) != now["salt_check"]:
+            raise BenchError(
+                f"{self.store.root} holds results whose patients have codes of another salt: set VOXBENCH_SALT to the "
+                "one that they were made with, or choose another --out"
+            )
+        return earlier
+
+    def open_folder(self) -> None:
+        """Makes the run folder, or adds to what it holds."""
+        earlier = self.check_folder()
         write = self.store
         data = self.config.model_dump(mode="json")
         if earlier is not None:
@@ -72,25 +95,26 @@ class Run:
                 data[key] = merge(earlier.get(key) or {}, data[key])
             for key in ("fractions", "seeds"):
                 data["protocol"][key] = sorted({*earlier["protocol"][key], *data["protocol"][key]})
-        dataset = _describe(self)
-        known = read_json(write.root / "dataset.json")
-        if earlier is not None and known is not None and known["fingerprint"] != dataset["fingerprint"]:
-            raise BenchError(
-                f"{write.root} holds results on other data (fingerprint {known['fingerprint'][:12]}, now "
-                f"{dataset['fingerprint'][:12]}): choose another --out"
-            )
         write.write_yaml("config.yaml", data)
-        write_json(write.root / "dataset.json", dataset)
+        write_json(write.root / "dataset.json", _describe(self))
         write_json(write.root / "environment.json", provenance(torch.device(self.runtime.device)))
         coder = coder_for(self.dataset)
         write.write_private("ids.csv", key_table(coder, self.bank.items))
 
     def audit_before(self) -> Audit:
         """Audits the plan, writes the proof, and raises AuditError if there is a leak."""
-        audit = audit_plan(self.plan, self.bank, self.config.audit)
+        audit = self.audit_plan()
         self._write_audit({"planned": audit})
-        audit.refuse(lambda i: self.bank.items[i].volume)
+        audit.refuse(self.name_of)
         return audit
+
+    def audit_plan(self) -> Audit:
+        """Audits the plan; writes nothing."""
+        return audit_plan(self.plan, self.bank, self.config.audit)
+
+    def name_of(self, position: int) -> str:
+        """A volume's name, for the user's own eyes."""
+        return self.bank.items[position].volume
 
     def work(self, tasks: list[Task], listen: Listener) -> None:
         """Carries out `tasks`."""
@@ -108,10 +132,10 @@ class Run:
         seen_cells = {cell["key"]: cell["seen"] for cell in cells if cell["status"] == "ok"}
         records = {key: self.store.stage(key) for key in self.plan.stages}
         seen_stages = {key: record["seen"] for key, record in records.items() if record and _ok(record)}
-        planned = audit_plan(self.plan, self.bank, self.config.audit)
+        planned = self.audit_plan()
         served = audit_seen(self.plan, self.bank, seen_stages, seen_cells)
         self._write_audit({"planned": planned, "served": served})
-        served.refuse(lambda i: self.bank.items[i].volume)
+        served.refuse(self.name_of)
         write_tables(self.store, cells)
         return cells
 
@@ -133,15 +157,19 @@ class Run:
         )
 
 
+FORWARD_SHARE = 1 / 3  # of a training step's work that a forward pass is
+
+
 def effort(run: Run) -> dict[str, float]:
     """Expected effort a job, in volumes that pass through a network: weights for a progress bar."""
-    config = run.config
-    efforts: dict[str, float] = {}
-    for key, stage in run.plan.stages.items():
-        efforts[key] = float(config.prior.volumes if stage.labels else config.pretrain.volumes)
+    recipe = run.config.finetune
+    efforts = {key: float(stage.volumes) for key, stage in run.plan.stages.items()}
     for key, cell in run.plan.cells.items():
-        steps = max(config.finetune.min_steps, config.finetune.epochs * (len(cell.train) // config.finetune.batch))
-        efforts[key] = float(steps * min(config.finetune.batch, len(cell.train)) + len(cell.test))
+        steps = max(recipe.min_steps, recipe.epochs * (len(cell.train) // recipe.batch))
+        looked_at = recipe.evaluations * len(cell.val) + len(cell.test)
+        efforts[key] = (
+            steps * min(recipe.batch, len(cell.train)) + looked_at * FORWARD_SHARE if not cell.hopeless else 1.0
+        )
     return efforts
 
 
@@ -200,6 +228,7 @@ def _describe(run: Run) -> dict[str, Any]:
         "classes": list(classes),
         "shape": list(run.dataset.shape),
         "fingerprint": run.bank.fingerprint,
+        "salt_check": coder_for(run.dataset).check,
         "is_phantom": run.dataset.is_phantom,
         "official_split": run.dataset.has_official_split,
         "n_labelled": len(labelled),

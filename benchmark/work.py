@@ -64,7 +64,7 @@ def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
         if record["status"] == "ok":
             context.store.drop_checkpoint(job.key)
     else:
-        source = registry.source_digest(context.config.method_spec(job.method))
+        source = registry.source_digest("methods", context.config.method_spec(job.method))
         names, labels = cell_names(context, job), label_counts(context, job)
         record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), "source": source}
         write_json(context.store.cell_path(job.method, job.key), record)

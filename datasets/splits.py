@@ -96,14 +96,15 @@ def cut(items: Sequence[Item], ordered: Sequence[int], count: int) -> tuple[list
 def fraction_of(items: Sequence[Item], members: Sequence[int], fraction: float, seed: int, least: int = 0) -> list[int]:
     """A nested share of `members`: whole patients, stratified; the same draw for every method.
 
-    `least` asks for at least so many items of each class (or all that there are), however small the fraction.
+    `least` asks for at least so many scored units of each class (or all that there are), however small the fraction.
     """
     order = [members[i] for i in nested_order([items[i] for i in members], seed)]
     chosen = order if fraction >= 1 else cut(items, order, max(1, round(fraction * len(order))))[0]
     taken = {items[i].patient for i in chosen}
     for label in sorted({items[i].label for i in members}, key=str):
         for position in order:
-            if sum(items[i].label == label and items[i].patient in taken for i in members) >= least:
+            mine = (items[i] for i in members if items[i].label == label and items[i].patient in taken)
+            if len({item.scored_unit for item in mine}) >= least:
                 break
             if items[position].label == label:
                 taken.add(items[position].patient)

@@ -212,10 +212,16 @@ def _start_worker(setup: Setup, messages: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(setup.runtime.threads)
-    _worker.update(setup=setup, messages=messages, context=setup.opened().__enter__())
+    _worker.update(setup=setup, messages=messages)
+    try:
+        _worker["context"] = setup.opened().__enter__()
+    except Exception as error:  # told by the first job: an error here would look like a worker that died
+        _worker["problem"] = error
 
 
 def _work(job: Job) -> Outcome:
+    if "problem" in _worker:
+        raise _worker["problem"]
     messages = _worker["messages"]
     last = 0.0
 

@@ -14,7 +14,7 @@ from voxbench.benchmark.command_run import Arguments, configuration, execute
 from voxbench.benchmark.runner import Run
 from voxbench.benchmark.setup import prepare_bank
 
-PHANTOM = ("dataset.patients=30", "dataset.pool_patients=6")
+PHANTOM = ("dataset.patients=30", "dataset.pool_patients=20")
 SMALL = (
     "prior.volumes=16",
     "pretrain.volumes=32",

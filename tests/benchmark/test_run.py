@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.results import COLUMNS
+
+from .conftest import PHANTOM
 
 Bench = Callable[..., int]
 Command = Callable[..., list[str]]
@@ -31,6 +34,14 @@ class Failing(Method):
         def loss(batch):
             raise RuntimeError("a bug in the loss")
         return (Stage(name="only", module=self.encoder, loss=loss),)
+"""
+
+
+PRIVATE_IDS = """
+from voxbench.datasets.sinus_phantom import SinusPhantom
+
+class PrivateIds(SinusPhantom):
+    public_ids = False
 """
 
 
@@ -101,9 +112,10 @@ def test_pretraining_losses_are_recorded_and_examples_drawn(whole: Path) -> None
 
 
 def test_one_process_gives_the_table_of_two_to_the_last_digit(whole: Path, bench: Bench, tmp_path: Path) -> None:
-    assert bench(methods="residual,simclr,supervised", fractions="0.3,1.0", out=tmp_path / "again") == 0
+    assert bench(methods="all", fractions="0.3", out=tmp_path / "again") == 0
     again = without_costs(tmp_path / "again")
-    assert again == [row for row in without_costs(whole) if row["method"] in ("residual", "simclr", "supervised")]
+    assert len(again) == 6 * 3
+    assert again == [row for row in without_costs(whole) if row["fraction"] == "0.3"]
 
 
 def test_the_same_command_again_computes_nothing(bench: Bench, tmp_path: Path) -> None:
@@ -129,22 +141,28 @@ def test_a_grown_grid_keeps_what_is_there(bench: Bench, tmp_path: Path) -> None:
     assert config["protocol"]["fractions"] == [0.5, 1.0]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (("finetune.epochs=7",), r"finetune\.epochs: 1 there, 7 here"),
-        (("dataset.seed=3",), r"dataset\.seed"),
-        (("encoder.widths=[8,8,8,8]",), r"encoder\.widths"),
-    ],
-)
-def test_another_configuration_needs_another_folder(
-    bench: Bench, tmp_path: Path, change: tuple[str, ...], message: str
-) -> None:
+def test_another_configuration_needs_another_folder(bench: Bench, tmp_path: Path) -> None:
     assert bench() == 0
     table = (tmp_path / "run" / "results.csv").read_text()
-    with pytest.raises(BenchError, match=message + ".*choose another --out"):
-        bench(change)
+    for change, message in (
+        ("finetune.epochs=7", r"finetune\.epochs: 1 there, 7 here"),
+        ("dataset.seed=3", r"dataset\.seed"),
+        ("encoder.widths=[8,8,8,8]", r"encoder\.widths"),
+    ):
+        for dry in (False, True):
+            with pytest.raises(BenchError, match=message + ".*choose another --out"):
+                bench((change,), dry_run=dry)
     assert (tmp_path / "run" / "results.csv").read_text() == table
+
+
+def test_another_salt_needs_another_folder(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "private_ids.py").write_text(PRIVATE_IDS)
+    data = {"dataset": f"{tmp_path / 'private_ids.py'}:PrivateIds"}
+    monkeypatch.setenv("VOXBENCH_SALT", "one")
+    assert bench(PHANTOM, **data) == 0
+    monkeypatch.setenv("VOXBENCH_SALT", "another")
+    with pytest.raises(BenchError, match="codes of another salt: set VOXBENCH_SALT"):
+        bench(PHANTOM, fractions="1.0", **data)
 
 
 def test_a_failing_method_is_reported_and_the_others_go_on(bench: Bench, tmp_path: Path) -> None:
@@ -223,14 +241,22 @@ def test_user_errors_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_ctrl_c_says_that_nothing_is_lost(tmp_path: Path, command: Command) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_ctrl_c_says_that_nothing_is_lost(tmp_path: Path, command: Command, background: bool) -> None:
+    """A scheduler's SIGTERM likewise, also where a shell had its background job ignore SIGINT."""
     out = tmp_path / "run"
     words = command("--methods", "supervised", "--fractions", "0.3,1.0", "--out", str(out), "--wandb", "off")
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.default_int_handler)
+    process = subprocess.Popen(words, start_new_session=True, **pipes)  # inherits what is ignored
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 200
     while not list(out.glob("cells/*/*.json")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    if background:
+        os.kill(process.pid, signal.SIGTERM)
+    else:
+        os.killpg(process.pid, signal.SIGINT)
     _, problems = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on from there" in problems
