@@ -14,7 +14,6 @@ from rich.markup import escape
 
 from voxbench.benchmark import command_wandb, registry
 from voxbench.benchmark.assemble import build_dataset
-from voxbench.benchmark.command_report import show_report
 from voxbench.benchmark.config import Config, Runtime, parse_setting, read_preset, resolve
 from voxbench.benchmark.dry_run import show_plan
 from voxbench.benchmark.errors import BenchError
@@ -83,6 +82,8 @@ def execute(given: Arguments, console: Console) -> int:
                 run.collect()  # what is done stands in the tables
                 raise
     cells = run.collect()
+    from voxbench.benchmark.command_report import show_report  # brings all that plots need: after the work
+
     show_report(runtime.out, console)
     command_wandb.finish(live, runtime.out, console)
     return _verdict([cell for cell in cells if cell["key"] in run.plan.cells], console)

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import torch
-from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor
 
 from voxbench.benchmark.assemble import build_method, placed
@@ -187,5 +186,7 @@ def collapse_of(embedded: Tensor) -> float:
 
     0 for embeddings spread over the sphere, 1 for one and the same (Chen and He, SimSiam, CVPR 2021, section 4.1).
     """
+    from lightly.utils.debug import std_of_l2_normalized  # brings torchvision: seconds that few processes need
+
     spread = float(std_of_l2_normalized(embedded)) * math.sqrt(embedded.shape[1])
     return min(1.0, max(0.0, 1.0 - spread))

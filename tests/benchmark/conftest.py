@@ -35,12 +35,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def command(cache: Path) -> Callable[..., list[str]]:
-    """The words of a small `bench run` in a process of its own, with two workers."""
+    """The words of a small `bench run` in a process of its own, with two workers unless `words` say otherwise."""
 
     def make(*words: str) -> list[str]:
         own = ["--cache", str(cache), "--device", "cpu", "--workers", "2", "--folds", "3"]
         settings = [word for setting in (*PHANTOM, *SMALL) for word in ("--set", setting)]
-        return [sys.executable, "-m", "voxbench.benchmark.cli", "run", *words, *own, *settings]
+        return [sys.executable, "-m", "voxbench.benchmark.cli", "run", *own, *settings, *words]
 
     return make
 
