@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from voxbench.benchmark import registry
 from voxbench.benchmark.errors import BenchError, nearest
-from voxbench.datasets.augment import policies
+from voxbench.datasets.policies import policies
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 M = TypeVar("M", bound=BaseModel)

@@ -14,8 +14,8 @@ from voxbench.benchmark.finetune import Classifier
 from voxbench.benchmark.plan import StagePlan
 from voxbench.benchmark.runner import Run, effort
 from voxbench.benchmark.train import optimise, start
-from voxbench.datasets.augment import policies
 from voxbench.datasets.loader import Draw, Loader
+from voxbench.datasets.policies import policies
 from voxbench.methods.base import Batch, Stage
 
 TIMED_STEPS = 2

@@ -15,8 +15,8 @@ from voxbench.benchmark.config import Config, Runtime
 from voxbench.benchmark.context import Context
 from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.store import Store
-from voxbench.datasets.augment import policies
 from voxbench.datasets.bank import VolumeBank, open_bank
+from voxbench.datasets.policies import policies
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from voxbench.benchmark.pretrain import collapse_of
 from voxbench.benchmark.store import Store
 from voxbench.benchmark.targets import Targets, evaluating
 from voxbench.benchmark.train import NonFiniteLossError, Training, learning_rate, optimise, start
-from voxbench.datasets.augment import policies
 from voxbench.datasets.bank import VolumeBank, open_bank
 from voxbench.datasets.loader import Draw, Loader
+from voxbench.datasets.policies import policies
 from voxbench.datasets.sinus_phantom import SinusPhantom
 
 RECIPE = Recipe(lr=0.01, batch=4, weight_decay=0.1)

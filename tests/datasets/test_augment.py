@@ -8,8 +8,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from voxbench.datasets.augment import DEFAULTS, Params, Policy, Strengths, policies
+from voxbench.datasets.augment import Params, Policy, Strengths
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.policies import DEFAULTS, policies
 
 
 def rng(seed: int = 0) -> torch.Generator:
