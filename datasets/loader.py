@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,13 +78,12 @@ class Loader:
         labels = torch.tensor([self.bank.items[i].label for i in chosen], device=self.device) if self.labelled else None
         return Draw(views=tuple(views), target=moved, labels=labels, rng=rng)
 
-    def plain(self) -> list[Tensor]:
+    def plain(self) -> Iterator[Tensor]:
         """All members without augmentation, in order, in batches."""
-        self.seen.update(self.members)
-        return [
-            self.bank.batch(self.members[start : start + self.batch], self.device)
-            for start in range(0, len(self.members), self.batch)
-        ]
+        for start in range(0, len(self.members), self.batch):
+            members = self.members[start : start + self.batch]
+            self.seen.update(members)
+            yield self.bank.batch(members, self.device)
 
     def _generator(self, purpose: int, number: int) -> torch.Generator:
         # Mixed so that neighbouring seeds, purposes and steps have unrelated streams (Knuth's and Weyl's constants).
