@@ -91,10 +91,14 @@ class Run:
         write = self.store
         data = self.config.model_dump(mode="json")
         if earlier is not None:
+            # What was planned once and has no result yet is not asked for any more.
+            found = [cell["cell"] for cell in self.store.cells() if "cell" in cell]
+            known = {names["method"] for names in found}
             for key in ("methods", "sources"):
-                data[key] = merge(earlier.get(key) or {}, data[key])
-            for key in ("fractions", "seeds"):
-                data["protocol"][key] = sorted({*earlier["protocol"][key], *data["protocol"][key]})
+                kept = {name: value for name, value in (earlier.get(key) or {}).items() if name in known}
+                data[key] = merge(kept, data[key])
+            for key, name in (("fractions", "fraction"), ("seeds", "seed")):
+                data["protocol"][key] = sorted({*(names[name] for names in found), *data["protocol"][key]})
         write.write_yaml("config.yaml", data)
         write_json(write.root / "dataset.json", _describe(self))
         write_json(write.root / "environment.json", provenance(torch.device(self.runtime.device)))
