@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,14 +11,24 @@ from voxbench.reports.analysis import ALPHA, Analysis
 from voxbench.reports.plots.critical_difference import critical_difference
 from voxbench.reports.plots.style import Plot
 from voxbench.reports.run_folder import percent
-from voxbench.reports.stats.ranks import indistinct_groups, rank_test
-from voxbench.reports.table import Entry, Table
+from voxbench.reports.stats.ranks import RankTest, indistinct_groups, rank_test
+from voxbench.reports.table import Entry, Table, csv_text
 from voxbench.reports.words import counted, listed, p_value
 
 MIN_BLOCKS = 5  # fewer can hardly be significant, whatever the ranks (Demsar, JMLR 2006, section 3.2.2)
 
 
-def across_datasets(analyses: Sequence[Analysis]) -> tuple[tuple[str, ...], Table, list[Plot]]:
+@dataclass(frozen=True, kw_only=True)
+class Across:
+    """What a page says over all datasets."""
+
+    sentences: tuple[str, ...]
+    table: Table
+    plots: tuple[Plot, ...]
+    csv: str
+
+
+def across_datasets(analyses: Sequence[Analysis]) -> Across:
     """Sentences, the table of ranks, and the critical-difference diagram where there are enough blocks.
 
     A block is a dataset at a fraction; methods without a score in a block are left out of the average.
@@ -25,10 +36,9 @@ def across_datasets(analyses: Sequence[Analysis]) -> tuple[tuple[str, ...], Tabl
     blocks = [(a, fraction) for a in analyses for fraction in a.grid.fractions if a.ranks[fraction]]
     methods = list(dict.fromkeys(method for a in analyses for method in a.grid.methods))
     everywhere = [m for m in methods if all(m in a.ranks[fraction] for a, fraction in blocks)]
-    enough = len(blocks) >= MIN_BLOCKS and len(everywhere) >= 2
     scores = np.array([[a.estimates[m, f].mean for m in everywhere] for a, f in blocks])
     test = rank_test(scores) if len(blocks) > 1 and len(everywhere) > 1 else None
-    means = dict(zip(everywhere, test.ranks, strict=True)) if test is not None else {}
+    means = dict(zip(everywhere, test.ranks.tolist(), strict=True)) if test is not None else {}
     rows = []
     for method in sorted(methods, key=lambda m: means.get(m, np.inf)):
         shared = [a.ranks[fraction].get(method) for a, fraction in blocks]
@@ -43,22 +53,31 @@ def across_datasets(analyses: Sequence[Analysis]) -> tuple[tuple[str, ...], Tabl
             "methods with a score in every block.",
         ),
     )
-    if test is None or not enough:
+    if test is None or len(blocks) < MIN_BLOCKS:
         why = (
-            f"{counted(len(blocks), 'block')} (dataset × fraction) with {counted(len(everywhere), 'method')} in "
-            f"all of "
-            f"them are too few for a critical-difference diagram, which needs {MIN_BLOCKS} blocks and 2 methods."
+            f"{counted(len(blocks), 'block')} (dataset × fraction) with {counted(len(everywhere), 'method')} in all "
+            f"of them are too few for a critical-difference diagram, which needs {MIN_BLOCKS} blocks and 2 methods."
         )
-        return (why,), table, []
-    groups = [
-        listed([everywhere[i] for i in group]) for group in indistinct_groups(test.ranks, test.critical_difference)
-    ]
+        return Across(sentences=(why,), table=table, plots=(), csv=_csv(means, None))
+    diagram = critical_difference(everywhere, test)
+    return Across(sentences=_said(everywhere, test), table=table, plots=(diagram,), csv=_csv(means, test))
+
+
+def _said(methods: Sequence[str], test: RankTest) -> tuple[str, ...]:
+    groups = [listed([methods[i] for i in group]) for group in indistinct_groups(test.ranks, test.critical_difference)]
     verdict = "differ" if test.p < ALPHA else "are not separable"
     sentences = [
-        f"Over {counted(len(blocks), 'block')} (dataset × fraction) the methods {verdict} in average rank "
+        f"Over {counted(test.n_blocks, 'block')} (dataset × fraction) the methods {verdict} in average rank "
         f"(Friedman test after Iman and Davenport, p = {p_value(test.p)}).",
         "Blocks of one dataset share patients, so they count as less than as many independent datasets.",
     ]
     if groups and test.p < ALPHA:
         sentences.insert(1, f"Within the critical difference of {test.critical_difference:.2f}: {'; '.join(groups)}.")
-    return tuple(sentences), table, [critical_difference(everywhere, test)]
+    return tuple(sentences)
+
+
+def _csv(means: Mapping[str, float], test: RankTest | None) -> str:
+    """Average ranks with all digits; p value and critical difference (the same in every row) where they are shown."""
+    tested = [test.p, test.critical_difference] if test is not None else [None, None]
+    columns = ("method", "average_rank", "friedman_p", "critical_difference")
+    return csv_text(columns, [[method, mean, *tested] for method, mean in means.items()])

@@ -6,21 +6,17 @@ import base64
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from voxbench.reports.across import Across
 from voxbench.reports.analysis import Analysis
-from voxbench.reports.comparison_tables import (
-    comparison_table,
-    efficiency_table,
-    interval_table,
-    recall_table,
-    secondary_table,
-)
+from voxbench.reports.closer import metrics_table, recall_table, uncalled
+from voxbench.reports.comparison_tables import comparison_table, efficiency_table, interval_table
 from voxbench.reports.conclusion import conclude
 from voxbench.reports.grid import Grid
 from voxbench.reports.plots.calibration import calibration
@@ -74,6 +70,7 @@ class View:
     pairs: list[Table]
     efficiency: Table | None
     recalls: list[Table]
+    uncalled: str
     others: list[Table]
     learning: list[Plot]
     forest: list[Plot]
@@ -124,14 +121,12 @@ class Page:
     sources: list[Source]
     n_resamples: int
     made_by: str
-    across: tuple[str, ...] = ()
-    cross: Table | None = None
-    cross_plots: list[Plot] = field(default_factory=list)
+    across: Across | None = None
 
     @property
     def sections(self) -> list[tuple[str, str]]:
         """(anchor, name) of the sections that the page has."""
-        return [(anchor, name) for anchor, name in SECTIONS.items() if anchor != "across" or self.cross]
+        return [(anchor, name) for anchor, name in SECTIONS.items() if anchor != "across" or self.across]
 
 
 def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
@@ -150,7 +145,8 @@ def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
         pairs=[comparison_table(analysis, f) for f in scored if analysis.comparisons[f]],
         efficiency=efficiency_table(analysis),
         recalls=[one for one in recalls if one is not None],
-        others=[secondary_table(analysis, fraction) for fraction in scored],
+        uncalled=uncalled(analysis),
+        others=[metrics_table(analysis, fraction) for fraction in scored],
         learning=[learning_curve(analysis)] if scored else [],
         forest=forest(analysis),
         pr=pr_curves(analysis),

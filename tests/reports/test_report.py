@@ -314,11 +314,38 @@ def test_no_such_folder(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
 
 
-def test_thresholds_come_from_the_cells_files_too(make_run: MakeRun) -> None:
-    with_column = page_of(write_report(make_run("a", methods=TWO)))
-    without = page_of(write_report(make_run("b", methods=TWO, threshold_column=False)))
-    tables = [re.findall(r"Recall by finding at.*?</table>", page, re.DOTALL) for page in (with_column, without)]
-    assert tables[0] == tables[1] != []
+def test_a_folder_without_the_class_called_gives_what_it_can_and_says_so(make_run: MakeRun) -> None:
+    run = make_run(methods=TWO, fractions=(0.1,), predicted_column=False)
+    report = write_report(run)
+    assert_no_silent_nan(report)
+    assert "does not tell which class was called in 6 of 6 scored cells" in page_of(report)
+    assert "Recall by finding at" not in page_of(report)
+    assert rows_of(run, "findings.csv") == []
+    for row in rows_of(run, "metrics.csv"):
+        assert row["f1"] == row["balanced_accuracy"] == ""
+        assert 0 < float(row["auroc"]) < 1
+    with_it = write_report(make_run("with", methods=TWO, fractions=(0.1,)))
+    assert "does not tell which class" not in page_of(with_it)
+    assert "Recall by finding at 10 % of the labels" in page_of(with_it)
+
+
+def test_of_several_classes_the_class_called_follows_from_the_scores(make_run: MakeRun) -> None:
+    grid = {"methods": TWO, "fractions": (0.1,), "classes": ("a", "b", "c"), "shares": (0.4, 0.3, 0.3)}
+    runs = [make_run(f"run{column}", predicted_column=column, **grid) for column in (True, False)]
+    texts = [page_of(write_report(run)) for run in runs]
+    assert "does not tell which class" not in texts[1]
+    assert rows_of(runs[0], "metrics.csv") == rows_of(runs[1], "metrics.csv")
+
+
+def test_a_predicted_class_that_is_none_is_an_error(make_run: MakeRun) -> None:
+    run = make_run(methods=TWO, fractions=(0.1,))
+    text = (run / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    fields = text[1].split(",")
+    fields[8] = "7"
+    text[1] = ",".join(fields)
+    (run / "predictions.csv").write_text("\n".join(text), encoding="utf-8")
+    with pytest.raises(ReportError, match=r"line 2: a predicted class is not one of the 2 classes"):
+        write_report(run)
 
 
 def test_intervals_hold_the_mean(make_run: MakeRun) -> None:

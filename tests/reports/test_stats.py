@@ -225,13 +225,15 @@ def test_resamples_keep_the_number_of_patients() -> None:
 def test_classification_equals_sklearn() -> None:
     rng = np.random.default_rng(0)
     labels, scores = rng.integers(0, 2, 80), np.round(rng.random(80), 1)
-    ours, called = classification(labels, scores[:, None], np.full(80, 0.4)), scores >= 0.4
+    called = (scores >= 0.4).astype(int)
+    ours = classification(labels, scores[:, None], called)
     assert ours.auroc == pytest.approx(roc_auc_score(labels, scores))
     assert ours.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, called))
     assert ours.f1 == pytest.approx(f1_score(labels, called))
-    assert math.isnan(classification(labels, scores[:, None], np.full(80, math.nan)).f1)
+    assert math.isnan(classification(labels, scores[:, None], None).f1)
     labels, three = rng.integers(0, 3, 80), rng.dirichlet(np.ones(3), 80)
-    ours, called = classification(labels, three, np.full(80, math.nan)), three.argmax(axis=1)
+    called = three.argmax(axis=1)
+    ours = classification(labels, three, called)
     assert ours.auroc == pytest.approx(roc_auc_score(np.eye(3)[labels], three, average="macro"))
     assert ours.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, called))
     assert ours.f1 == pytest.approx(f1_score(labels, called, average="macro"))
