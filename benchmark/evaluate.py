@@ -68,9 +68,9 @@ def choose_threshold(val: Scored) -> float:
 
 def called(scores: Scores, threshold: float | None) -> npt.NDArray[np.int64]:
     """[N] the class that `scores` [N, K] call: of two classes 1 from `threshold` on (None: 0.5), else the likeliest."""
-    if scores.shape[1] == 2:
-        return (scores[:, 1] >= (0.5 if threshold is None else threshold)).astype(np.int64)
-    return scores.argmax(axis=1).astype(np.int64)
+    two = scores.shape[1] == 2
+    decided = scores[:, 1] >= (0.5 if threshold is None else threshold) if two else scores.argmax(axis=1)
+    return np.asarray(decided, dtype=np.int64)
 
 
 def metrics(test: Scored, threshold: float | None) -> dict[str, float]:

@@ -64,7 +64,7 @@ def write_pages(
         made_by="bench report" if len(sources) == 1 else "bench compare",
         across=across,
     )
-    tables = [table for view in views for table in _tables(view)] + ([across.table] if across is not None else [])
+    tables = [table for view in views for table in _tables(view)] + ([across.table] if across and across.table else [])
     texts = {
         "table.md": "\n".join(view.main.markdown() for view in views),
         "table.tex": "\n".join(view.main.latex() for view in views),

@@ -262,6 +262,7 @@ def test_latex_compiles(make_run: MakeRun, tmp_path: Path) -> None:
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout, "a table is wider than the page"
 
 
 def test_latex_is_escaped_and_balanced(make_run: MakeRun) -> None:

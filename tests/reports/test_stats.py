@@ -181,6 +181,8 @@ def test_labels_to_reach() -> None:
     targets = np.linspace(0.6, 0.9, 30)
     inverse = np.exp(np.interp(targets, curve[0], np.log(labels)))
     assert labels_to_reach(labels, np.repeat(curve[:1], 30, axis=0), targets) == pytest.approx(inverse)
+    thirty = labels_to_reach(np.array([30.0, 90.0]), np.array([[0.6, 0.9]]), np.array([0.5]))
+    assert thirty[0] == 30.0  # not exp(log(30)), which is more: the page says "at most"
     dips = np.array([[0.6, 0.55, 0.9]])  # a curve that falls first reaches 0.6 at once, not later
     assert labels_to_reach(labels, dips, np.array([0.6])) == pytest.approx([40.0])
 
