@@ -89,7 +89,7 @@ def _said(methods: Sequence[str], test: RankTest) -> tuple[str, ...]:
     verdict = "differ" if test.p < ALPHA else "are not separable"
     sentences = [
         f"Over {counted(test.n_blocks, 'block')} (dataset × fraction) the methods {verdict} in average rank "
-        f"(Friedman test after Iman and Davenport, p = {p_value(test.p)}).",
+        f"(Friedman test after Iman and Davenport, p {'' if test.p < 0.001 else '= '}{p_value(test.p)}).",
         "Blocks of one dataset share patients, so they count as less than as many independent datasets.",
     ]
     if groups and test.p < ALPHA:

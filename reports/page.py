@@ -39,7 +39,7 @@ SECTIONS = {
     "comparisons": "Comparisons",
     "curves": "Closer looks",
     "pretraining": "Pretraining",
-    "cells": "Failed cells",
+    "cells": "Cells without a score",
     "across": "Over datasets",
     "protocol": "Protocol",
     "audit": "Leak audit",
@@ -233,10 +233,18 @@ def _protocol(run: RunFolder, grid: Grid) -> list[tuple[str, str]]:
         ("Folds", str(len(grid.folds)) if len(grid.folds) > 1 else "1 (one split)"),
         ("Seeds", ", ".join(map(str, grid.seeds))),
         ("Classes", ", ".join(grid.classes)),
-        ("Volume", " × ".join(str(n) for n in grid.dataset.get("shape", ()))),
+        ("Volume", _volume(grid.dataset.get("shape") or ())),
         ("Data fingerprint", str(grid.dataset.get("fingerprint", ""))[:16]),
     ]
     return [(name, text) for name, text in shown if text]
+
+
+def _volume(shape: Sequence[int]) -> str:
+    """[C, D, H, W] as a reader says it."""
+    if len(shape) != 4:
+        return ""
+    channels, *sizes = shape
+    return f"{' × '.join(map(str, sizes))} voxels (x, y, z), {counted(channels, 'channel')}"
 
 
 def _audit(record: Any) -> Audit:
@@ -269,14 +277,8 @@ def _leak(found: Mapping[str, Any]) -> str:
 
 
 def _command(run: RunFolder, grid: Grid) -> str:
-    protocol = sorted({row.protocol for row in run.rows})
-    parts = ["bench", "run", "--dataset", grid.name, "--methods", ",".join(grid.methods)]
-    parts += ["--fractions", ",".join(f"{fraction:g}" for fraction in grid.fractions)]
-    parts += ["--folds", str(len(grid.folds))] if len(grid.folds) > 1 else []
-    parts += ["--seeds", ",".join(map(str, grid.seeds)), "--protocol", protocol[0]]
+    """config.yaml is a preset that holds all but the methods; where data lie is nobody else's business."""
     commit = run.environment.get("git_commit")
     checkout = f"git checkout {commit}\n" if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{7,40}", commit) else ""
-    return (
-        f"{checkout}{shlex.join(parts)}\n# with the settings of config.yaml; the run folder's environment.json "
-        f"has the versions"
-    )
+    words = ["bench", "run", "--preset", "RUN/config.yaml", "--methods", ",".join(grid.methods), "--out", "AGAIN"]
+    return f"{checkout}{shlex.join(words)}"

@@ -16,6 +16,7 @@ from voxbench.reports.page import Page, View, make_source, make_view, render, su
 from voxbench.reports.run_folder import ReportError, RunFolder, read_run
 from voxbench.reports.table import Table
 from voxbench.reports.tables import main_csv
+from voxbench.reports.words import listed
 
 __all__ = ["Report", "ReportError", "write_report"]
 
@@ -56,7 +57,7 @@ def write_pages(
     views = [make_view(analysis, reference=reference, several=len(analyses) > 1) for analysis in analyses]
     grids = [analysis.grid for analysis in analyses]
     page = Page(
-        title=" and ".join(grid.name for grid in grids),
+        title=listed([grid.name for grid in grids]),
         subtitle=subtitle(grids),
         views=views,
         sources=[make_source(run, grid) for run, grid in sources],

@@ -116,7 +116,7 @@ def cost_hours(grid: Grid, method: str, fractions: Sequence[float]) -> float:
 def _memory(grid: Grid, method: str) -> str:
     peaks = [c.row.peak_memory_mb for f in grid.fractions for c in grid.ok(method, f) if c.row is not None]
     known = [peak for peak in peaks if not math.isnan(peak)]
-    return f"{max(known) / 1024:.2f} GB" if known else "–"
+    return f"{max(known) / 1024:.2f} GiB" if known else "–"
 
 
 def _mean_of(cells: Sequence[Cell], name: str) -> float:
