@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from voxbench.reports.analysis import Analysis, analyse
+from voxbench.reports.conclusion import conclude
+from voxbench.reports.grid import build_grid
 from voxbench.reports.report import Report, ReportError, write_report
+from voxbench.reports.run_folder import read_run
 
 MakeRun = Callable[..., Path]
 THREE = {"residual": 2.0, "byol": 1.15, "supervised": 0.9}
@@ -136,10 +140,34 @@ def test_constant_scores_are_no_skill(make_run: MakeRun) -> None:
     run = make_run(methods=TWO, constant=lambda m, f, k, s: m == "byol", patients=60)
     report = write_report(run)
     assert_no_silent_nan(report)
-    assert "byol: 3 cells give every test unit the same score" in page_of(report)
+    assert "byol: 3 cells with the same score for every test unit" in page_of(report)
     for row in rows_of(run, "table.csv"):
         if row["method"] == "byol":
             assert float(row["auprc_mean"]) == pytest.approx(float(row["no_skill"]), abs=1e-12)
+
+
+def analysed(run: Path) -> Analysis:
+    """The statistics alone, without plots, where they are all that a test asks for."""
+    return analyse(build_grid(read_run(run)))
+
+
+def test_scores_turned_round_are_said_to_be_below_chance(make_run: MakeRun) -> None:
+    run = make_run(methods={"byol": -3.0, "supervised": 1.5}, fractions=(0.1,))
+    said = " ".join(conclude(analysed(run)))
+    assert "Below no skill with its whole interval, so see whether labels are turned round: byol at 10 %." in said
+
+
+def test_methods_without_a_common_replicate_are_said_not_to_be_compared(make_run: MakeRun) -> None:
+    run = make_run(methods=TWO, fractions=(0.1,), fail=lambda m, f, k, s: "no" if (m == "byol") == (k == 0) else "")
+    found = analysed(run)
+    assert "in which both have a score: byol and supervised at 10 %." in " ".join(conclude(found))
+    assert found.comparisons == {0.1: ()}
+
+
+def test_a_class_missing_among_several_is_said(make_run: MakeRun) -> None:
+    rare = {"classes": ("a", "b", "c"), "shares": (0.55, 0.43, 0.02), "patients": 40, "units_each": 1}
+    remarks = analysed(make_run(methods=TWO, fractions=(0.1,), **rare)).remarks
+    assert any("of 3 test parts a class is missing" in remark for remark in remarks)
 
 
 def test_everything_constant_is_a_tie(make_run: MakeRun) -> None:
