@@ -13,7 +13,7 @@ run, baseline = sys.argv[1:]
 cells = auprc(read(run))
 spent = pd.read_csv(f"{run}/results.csv").query("status == 'ok'").groupby(["method", "fraction"]).n_labels_spent.mean()
 curve = pd.DataFrame({fraction: each.mean() for (method, fraction), each in cells.items() if method == baseline})
-labels = np.log(spent[baseline].loc[list(curve)].to_numpy())
+labels = spent[baseline].loc[list(curve)].to_numpy()
 
 
 def needed(points, target):
@@ -22,8 +22,8 @@ def needed(points, target):
         return np.nan
     at = np.argmax(points >= target) if (points >= target).any() else len(points)
     if at in (0, len(points)):
-        return np.exp(labels[0]) if at == 0 else np.inf
-    return np.exp(np.interp(target, points[at - 1 : at + 1], labels[at - 1 : at + 1]))
+        return labels[0] if at == 0 else np.inf
+    return np.exp(np.interp(target, points[at - 1 : at + 1], np.log(labels[at - 1 : at + 1])))
 
 
 rows = []

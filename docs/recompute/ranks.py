@@ -29,6 +29,9 @@ if n >= 5 and k >= 2:
         chi2 = friedmanchisquare(*each.T.to_numpy()).statistic
     else:  # which SciPy leaves to the sign test: the same statistic
         chi2 = np.diff(ranks.sum()).item() ** 2 / max((ranks != ranks.mean(axis=None)).any(axis="columns").sum(), 1)
-    table["friedman_p"] = f.sf((n - 1) * chi2 / (n * (k - 1) - chi2), k - 1, (k - 1) * (n - 1))  # Iman and Davenport
+    room = n * (k - 1) - chi2  # none where all blocks agree
+    table["friedman_p"] = f.sf(
+        (n - 1) * chi2 / room if room > 1e-9 else np.inf, k - 1, (k - 1) * (n - 1)
+    )  # Iman, Davenport
     table["critical_difference"] = studentized_range.ppf(0.95, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))
 table.to_csv(sys.stdout, index=False)

@@ -39,7 +39,7 @@ class Study:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("study")
-    grid = {"methods": {"residual": 2.6, "byol": 1.0, "supervised": 0.9}, "fractions": (0.1, 0.4, 1.0), "patients": 40}
+    grid = {"methods": {"residual": 2.6, "byol": 1.0, "supervised": 0.9}, "fractions": (0.1, 0.4, 1.0), "patients": 50}
     two = RunMaker(
         **grid,
         dataset="sinus",
@@ -108,7 +108,7 @@ def test_ranks_and_tie_groups(study: Study, recompute: Recompute) -> None:
     for number, dataset in enumerate(study.runs):
         shared = alone[alone.run == number][[*PLACE, "rank", "tied"]]
         same(study.stored("estimates.csv", dataset)[[*PLACE, "rank", "tied"]], shared, PLACE)
-    assert set(alone["rank"]) > {1}, "nothing is separable here: a weak test"
+    assert set(alone["rank"]) > {1} and alone.friedman_p.min() > 0, "nothing is separable, or all is: a weak test"
     same(pd.read_csv(study.report / "ranks.csv"), alone.groupby("method").first().reset_index(), ["method"])
 
 
@@ -128,9 +128,12 @@ def test_recall_by_finding(study: Study, recompute: Recompute) -> None:
 
 @pytest.mark.parametrize("dataset", ["sinus", "organs"])
 def test_label_efficiency(study: Study, recompute: Recompute, dataset: str) -> None:
-    stored = study.stored("label_efficiency.csv", dataset)
-    assert len(stored) == 2
-    same(stored, recompute("labels.py", study.runs[dataset], "supervised"), ["method"])
+    names = ["baseline_labels", "low", "high"]
+    frames = [study.stored("label_efficiency.csv", dataset), recompute("labels.py", study.runs[dataset], "supervised")]
+    assert [len(frame) for frame in frames] == [2, 2]
+    for frame in frames:
+        frame[names] = frame[names].replace("more", "inf").astype(float)
+    same(*frames, ["method"])
 
 
 def test_every_stored_number_is_covered(study: Study) -> None:
