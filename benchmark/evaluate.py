@@ -66,6 +66,13 @@ def choose_threshold(val: Scored) -> float:
     return float(min(thresholds[best], 1.0))
 
 
+def called(scores: Scores, threshold: float | None) -> npt.NDArray[np.int64]:
+    """[N] the class that `scores` [N, K] call: of two classes 1 from `threshold` on (None: 0.5), else the likeliest."""
+    two = scores.shape[1] == 2
+    decided = scores[:, 1] >= (0.5 if threshold is None else threshold) if two else scores.argmax(axis=1)
+    return np.asarray(decided, dtype=np.int64)
+
+
 def metrics(test: Scored, threshold: float | None) -> dict[str, float]:
     """AUPRC (average precision), AUROC, balanced accuracy, F1, Brier score and prevalence.
 
@@ -83,16 +90,15 @@ def metrics(test: Scored, threshold: float | None) -> dict[str, float]:
     if not np.isfinite(test.scores).all():
         raise UndefinedMetricError("scores are not finite: the model diverged in fine-tuning; lower finetune.lr")
     onehot = np.eye(classes)[test.labels]  # [N, K]
+    decided = called(test.scores, threshold)
     if classes == 2:
         positive = test.scores[:, 1]
-        decided = (positive >= (0.5 if threshold is None else threshold)).astype(np.int64)
         auprc = average_precision_score(test.labels, positive)
         auroc = roc_auc_score(test.labels, positive)
         f1 = f1_score(test.labels, decided, zero_division=0.0)
         brier = np.mean((positive - test.labels) ** 2)
         prevalence = present[1] / present.sum()
     else:
-        decided = test.scores.argmax(axis=1)
         auprc = average_precision_score(onehot, test.scores, average="macro")
         auroc = roc_auc_score(onehot, test.scores, average="macro")
         f1 = f1_score(test.labels, decided, average="macro", zero_division=0.0)

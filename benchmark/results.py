@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from voxbench.benchmark import registry
 from voxbench.benchmark.config import Config
+from voxbench.benchmark.evaluate import called
 from voxbench.benchmark.plan import Plan
 from voxbench.benchmark.store import Store
 
@@ -67,7 +70,7 @@ def write_tables(store: Store, cells: Sequence[Mapping[str, Any]]) -> None:
     done = [cell for cell in cells if cell["status"] == "ok"]
     classes = max((len(cell["scores"][0]["scores"]) for cell in done), default=2)
     scores = ["score"] if classes == 2 else [f"score_{k}" for k in range(classes)]
-    columns = ["method", "fraction", "fold", "seed", "volume", "patient", "label", *scores, "finding"]
+    columns = ["method", "fraction", "fold", "seed", "volume", "patient", "label", *scores, "predicted", "finding"]
     store.write_table("predictions.csv", columns, _prediction_rows(done, scores))
 
 
@@ -96,7 +99,9 @@ def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
 def _prediction_rows(cells: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterable[dict[str, Any]]:
     for cell in cells:
         method, fraction, fold, seed = slot_of(cell)
-        for scored in sorted(cell["scores"], key=lambda row: str(row["volume"])):
+        units = sorted(cell["scores"], key=lambda row: str(row["volume"]))
+        predicted = called(np.array([scored["scores"] for scored in units], dtype=np.float64), cell["threshold"])
+        for scored, decided in zip(units, predicted.tolist(), strict=True):
             values = scored["scores"][1:] if columns == ["score"] else scored["scores"]
             yield {
                 "method": method,
@@ -107,6 +112,7 @@ def _prediction_rows(cells: Iterable[Mapping[str, Any]], columns: Sequence[str])
                 "patient": scored["patient"],
                 "label": scored["label"],
                 **dict(zip(columns, values, strict=True)),
+                "predicted": decided,
                 "finding": scored["finding"],
             }
 

@@ -31,6 +31,7 @@ from voxbench.reports.stats.label_efficiency import labels_to_reach
 from voxbench.reports.stats.ranks import shared_ranks
 from voxbench.reports.stats.summary import Summary, summarise
 from voxbench.reports.stats.ttest import corrected_resampled_t
+from voxbench.reports.words import counted
 
 Floats = npt.NDArray[np.float64]
 
@@ -165,7 +166,13 @@ def analyse(grid: Grid, n_resamples: int = N_RESAMPLES, seed: int = SEED) -> Ana
         patients=patients,
         weights=weights,
         test_per_train=ratio,
-        remarks=(*grid.remarks, *_constant_scores(grid), *_collapsed(grid), *_undefined_draws(draws)),
+        remarks=(
+            *grid.remarks,
+            *_lacking_classes(grid),
+            *_constant_scores(grid),
+            *_collapsed(grid),
+            *_undefined_draws(draws),
+        ),
     )
     return replace(analysis, tied={f: _tied(analysis, f) for f in grid.fractions})
 
@@ -350,7 +357,23 @@ def _constant_scores(grid: Grid) -> list[str]:
     for cell in grid.scored:
         if cell.units is not None and np.ptp(cell.units.scores, axis=0).max() == 0:
             methods[cell.place.method] = methods.get(cell.place.method, 0) + 1
-    return [f"{m}: {n} cells give every test unit the same score, no skill at all" for m, n in methods.items()]
+    return [
+        f"{m}: {counted(n, 'cell')} with the same score for every test unit, no skill at all"
+        for m, n in methods.items()
+    ]
+
+
+def _lacking_classes(grid: Grid) -> list[str]:
+    """Test parts of several classes that lack some: their macro mean is over the others."""
+    lacking = {
+        cell.place.replicate
+        for cell in grid.scored
+        if cell.units is not None and len(np.unique(cell.units.labels)) < max(2, cell.units.scores.shape[1])
+    }
+    if not lacking:
+        return []
+    parts = counted(len(grid.replicates), "test part")
+    return [f"in {len(lacking)} of {parts} a class is missing: macro means there are over the others"]
 
 
 def _collapsed(grid: Grid) -> list[str]:

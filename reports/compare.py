@@ -37,10 +37,7 @@ def compare(runs: list[Path], out: Path) -> Report:
     merged = [_merge(same) for same in by_dataset.values()]
     analyses = [analyse(build_grid(run)) for run in merged]
     sources = [(run, build_grid(run)) for run in folders]
-    if len(analyses) < 2:
-        return write_pages(analyses, sources, out)
-    sentences, table, plots = across_datasets(analyses)
-    return write_pages(analyses, sources, out, across=sentences, cross=table, cross_plots=plots)
+    return write_pages(analyses, sources, out, across=across_datasets(analyses) if len(analyses) > 1 else None)
 
 
 def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,48 +1,13 @@
-"""Tables of what is compared: intervals and ranks, pairs of methods, label efficiency, recall by finding."""
+"""Tables of what is compared: intervals and ranks, pairs of methods, label efficiency."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-
-import numpy as np
 
 from voxbench.reports.analysis import Analysis, Comparison, Efficiency
-from voxbench.reports.grid import Cell
-from voxbench.reports.run_folder import Units, percent
-from voxbench.reports.stats.classification import classification
-from voxbench.reports.stats.recall import Share, weighted_share
-from voxbench.reports.table import Entry, Table, csv_text
+from voxbench.reports.run_folder import percent
+from voxbench.reports.table import Entry, Table
 from voxbench.reports.words import interval, p_value, signed
-
-ESTIMATE_CSV = (
-    "dataset",
-    "method",
-    "fraction",
-    "auprc_mean",
-    "auprc_std",
-    "n_cells",
-    "low",
-    "high",
-    "rank",
-    "tied",
-)
-COMPARISON_CSV = (
-    "dataset",
-    "fraction",
-    "first",
-    "second",
-    "n_pairs",
-    "difference",
-    "low",
-    "high",
-    "p_bootstrap",
-    "p_bootstrap_holm",
-    "p_t",
-    "p_t_holm",
-    "probability_of_improvement",
-    "separable",
-)
 
 
 def interval_table(analysis: Analysis) -> Table:
@@ -139,98 +104,3 @@ def labels_needed(one: Efficiency, labels: float) -> str:
     if labels <= one.least:
         return f"at most {one.least:.0f}"
     return f"{labels:.0f}"
-
-
-def recall_table(analysis: Analysis, fraction: float) -> Table | None:
-    """Share of each finding called positive at the validation-chosen threshold; None where findings are not
-    known."""
-    shares = {m: _recalls(analysis, m, fraction) for m in analysis.grid.methods}
-    findings = sorted({finding for per_method in shares.values() for finding in per_method})
-    if not findings:
-        return None
-    counts = {f: max(s[f].n_patients for s in shares.values() if f in s) for f in findings}
-    rows = []
-    for method, per_finding in shares.items():
-        if per_finding:
-            rows.append((Entry(method), *(_share(per_finding.get(f)) for f in findings)))
-    return Table(
-        title=f"Recall by finding at {percent(fraction)} of the labels",
-        columns=("Method", *(f"{f} (n = {counts[f]})" for f in findings)),
-        rows=tuple(rows),
-        notes=(
-            "Share of positive units with this finding that the method calls positive at the threshold "
-            "chosen on "
-            "validation, over all folds and seeds, with the 95 % interval of the patient bootstrap; n: "
-            "patients.",
-        ),
-    )
-
-
-def _share(share: Share | None) -> Entry:
-    return Entry("–", faint=True) if share is None else Entry(interval(share.value, share.low, share.high, digits=2))
-
-
-def _recalls(analysis: Analysis, method: str, fraction: float) -> Mapping[str, Share]:
-    found: dict[str, list[tuple[bool, int]]] = {}
-    for cell in analysis.grid.ok(method, fraction):
-        units = _binary(cell)
-        if units is None or np.isnan(units.thresholds).any():
-            continue
-        called = units.scores[:, 0] >= units.thresholds
-        patients = analysis.patient_index(cell)
-        for finding, label, hit, patient in zip(units.findings, units.labels, called, patients, strict=True):
-            if finding and label == 1:
-                found.setdefault(finding, []).append((bool(hit), int(patient)))
-    return {
-        finding: weighted_share(np.array([hit for hit, _ in hits]), np.array([p for _, p in hits]), analysis.weights)
-        for finding, hits in found.items()
-    }
-
-
-def _binary(cell: Cell) -> Units | None:
-    return cell.units if cell.units is not None and cell.units.scores.shape[1] == 1 else None
-
-
-def secondary_table(analysis: Analysis, fraction: float) -> Table:
-    """AUROC, Brier score and, where thresholds are known, balanced accuracy and F1: means over folds x
-    seeds."""
-    names = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy", "f1": "F1", "brier": "Brier"}
-    rows = []
-    for method in analysis.grid.methods:
-        cells = [
-            vars(classification(cell.units.labels, cell.units.scores, cell.units.thresholds))
-            for cell in analysis.grid.ok(method, fraction)
-            if cell.units
-        ]
-        if cells:
-            columns = [[cell[name] for cell in cells if not math.isnan(cell[name])] for name in names]
-            texts = [f"{np.mean(values):.3f}" if values else "–" for values in columns]
-            rows.append((Entry(method), *map(Entry, texts)))
-    return Table(
-        title=f"Other metrics at {percent(fraction)} of the labels",
-        columns=("Method", *names.values()),
-        rows=tuple(rows),
-        notes=("Means over folds and seeds, thresholds chosen on validation. Brier: lower is better.",),
-    )
-
-
-def estimates_csv(analyses: Sequence[Analysis]) -> str:
-    """Intervals and ranks with all digits."""
-    rows = []
-    for a in analyses:
-        for (method, fraction), e in a.estimates.items():
-            place = [a.grid.name, method, fraction, e.summary.mean, e.summary.std, e.summary.n, e.low, e.high]
-            rows.append([*place, a.ranks[fraction].get(method), method in a.tied[fraction]])
-    return csv_text(ESTIMATE_CSV, rows)
-
-
-def comparisons_csv(analyses: Sequence[Analysis]) -> str:
-    """All pairs with all digits."""
-    rows = []
-    for a in analyses:
-        for fraction, pairs in a.comparisons.items():
-            for c in pairs:
-                tested = [c.p_bootstrap, c.p_bootstrap_holm, c.p_t, c.p_t_holm, c.improvement, c.separable]
-                place = [a.grid.name, fraction, c.first, c.second, c.n_pairs, c.difference, c.low, c.high]
-                rows.append([*place, *tested])
-    return csv_text(COMPARISON_CSV, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from voxbench.reports.analysis import Analysis, Comparison
@@ -58,7 +59,7 @@ def _answer(analysis: Analysis, fraction: float) -> str:
     if all(analysis.estimates[m, fraction].low <= analysis.grid.prevalence for m in ranked):
         return (
             f"{_with(fraction)}, no method is separable from no skill ({analysis.grid.prevalence:.3f}): {lead}, "
-            "and the interval of each method holds what chance would give."
+            "and no method's interval lies above what chance would give."
         )
     if not tied:
         return (
@@ -154,12 +155,34 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
     low = _no_better_than_chance(analysis)
     if low:
         limits.append(f"Not separable from no skill ({grid.prevalence:.3f}): {'; '.join(low)}.")
+    worse = [
+        f"{method} at {percent(fraction)}"
+        for (method, fraction), one in analysis.estimates.items()
+        if one.high < grid.prevalence
+    ]
+    if worse:
+        limits.append(
+            f"Below no skill with its whole interval, so see whether labels are turned round: {listed(worse)}."
+        )
+    apart = _uncompared(analysis)
+    if apart:
+        limits.append(f"Not compared, for want of a fold and seed in which both have a score: {'; '.join(apart)}.")
     spent = _unequal_labels(analysis)
     if spent:
         limits.append(spent)
     if grid.troubled() and grid.scored:
         limits.append(f"Not every cell has a score: {_states(analysis)}; pairs are compared where both have one.")
     return tuple(limits)
+
+
+def _uncompared(analysis: Analysis) -> list[str]:
+    """Pairs of methods that have scores at a fraction, but in no replicate both."""
+    return [
+        f"{first} and {second} at {percent(fraction)}"
+        for fraction in analysis.grid.fractions
+        for first, second in itertools.combinations(analysis.ranks[fraction], 2)
+        if analysis.between(first, second, fraction) is None
+    ]
 
 
 def _no_better_than_chance(analysis: Analysis) -> list[str]:

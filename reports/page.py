@@ -6,21 +6,17 @@ import base64
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from voxbench.reports.across import Across
 from voxbench.reports.analysis import Analysis
-from voxbench.reports.comparison_tables import (
-    comparison_table,
-    efficiency_table,
-    interval_table,
-    recall_table,
-    secondary_table,
-)
+from voxbench.reports.closer import metrics_table, recall_table, uncalled
+from voxbench.reports.comparison_tables import comparison_table, efficiency_table, interval_table
 from voxbench.reports.conclusion import conclude
 from voxbench.reports.grid import Grid
 from voxbench.reports.plots.calibration import calibration
@@ -43,7 +39,7 @@ SECTIONS = {
     "comparisons": "Comparisons",
     "curves": "Closer looks",
     "pretraining": "Pretraining",
-    "cells": "Failed cells",
+    "cells": "Cells without a score",
     "across": "Over datasets",
     "protocol": "Protocol",
     "audit": "Leak audit",
@@ -74,6 +70,7 @@ class View:
     pairs: list[Table]
     efficiency: Table | None
     recalls: list[Table]
+    uncalled: str
     others: list[Table]
     learning: list[Plot]
     forest: list[Plot]
@@ -124,14 +121,12 @@ class Page:
     sources: list[Source]
     n_resamples: int
     made_by: str
-    across: tuple[str, ...] = ()
-    cross: Table | None = None
-    cross_plots: list[Plot] = field(default_factory=list)
+    across: Across | None = None
 
     @property
     def sections(self) -> list[tuple[str, str]]:
         """(anchor, name) of the sections that the page has."""
-        return [(anchor, name) for anchor, name in SECTIONS.items() if anchor != "across" or self.cross]
+        return [(anchor, name) for anchor, name in SECTIONS.items() if anchor != "across" or self.across]
 
 
 def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
@@ -150,7 +145,8 @@ def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
         pairs=[comparison_table(analysis, f) for f in scored if analysis.comparisons[f]],
         efficiency=efficiency_table(analysis),
         recalls=[one for one in recalls if one is not None],
-        others=[secondary_table(analysis, fraction) for fraction in scored],
+        uncalled=uncalled(analysis),
+        others=[metrics_table(analysis, fraction) for fraction in scored],
         learning=[learning_curve(analysis)] if scored else [],
         forest=forest(analysis),
         pr=pr_curves(analysis),
@@ -237,10 +233,18 @@ def _protocol(run: RunFolder, grid: Grid) -> list[tuple[str, str]]:
         ("Folds", str(len(grid.folds)) if len(grid.folds) > 1 else "1 (one split)"),
         ("Seeds", ", ".join(map(str, grid.seeds))),
         ("Classes", ", ".join(grid.classes)),
-        ("Volume", " × ".join(str(n) for n in grid.dataset.get("shape", ()))),
+        ("Volume", _volume(grid.dataset.get("shape") or ())),
         ("Data fingerprint", str(grid.dataset.get("fingerprint", ""))[:16]),
     ]
     return [(name, text) for name, text in shown if text]
+
+
+def _volume(shape: Sequence[int]) -> str:
+    """[C, D, H, W] as a reader says it."""
+    if len(shape) != 4:
+        return ""
+    channels, *sizes = shape
+    return f"{' × '.join(map(str, sizes))} voxels (x, y, z), {counted(channels, 'channel')}"
 
 
 def _audit(record: Any) -> Audit:
@@ -273,14 +277,8 @@ def _leak(found: Mapping[str, Any]) -> str:
 
 
 def _command(run: RunFolder, grid: Grid) -> str:
-    protocol = sorted({row.protocol for row in run.rows})
-    parts = ["bench", "run", "--dataset", grid.name, "--methods", ",".join(grid.methods)]
-    parts += ["--fractions", ",".join(f"{fraction:g}" for fraction in grid.fractions)]
-    parts += ["--folds", str(len(grid.folds))] if len(grid.folds) > 1 else []
-    parts += ["--seeds", ",".join(map(str, grid.seeds)), "--protocol", protocol[0]]
+    """config.yaml is a preset that holds all but the methods; where data lie is nobody else's business."""
     commit = run.environment.get("git_commit")
     checkout = f"git checkout {commit}\n" if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{7,40}", commit) else ""
-    return (
-        f"{checkout}{shlex.join(parts)}\n# with the settings of config.yaml; the run folder's environment.json "
-        f"has the versions"
-    )
+    words = ["bench", "run", "--preset", "RUN/config.yaml", "--methods", ",".join(grid.methods), "--out", "AGAIN"]
+    return f"{checkout}{shlex.join(words)}"

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from voxbench.reports.across import Across
 from voxbench.reports.analysis import Analysis, analyse
-from voxbench.reports.comparison_tables import comparisons_csv, estimates_csv
 from voxbench.reports.grid import Grid, build_grid
+from voxbench.reports.numbers import numbers
 from voxbench.reports.page import Page, View, make_source, make_view, render, subtitle
-from voxbench.reports.plots.style import Plot
 from voxbench.reports.run_folder import ReportError, RunFolder, read_run
 from voxbench.reports.table import Table
 from voxbench.reports.tables import main_csv
+from voxbench.reports.words import listed
 
 __all__ = ["Report", "ReportError", "write_report"]
 
@@ -50,38 +51,34 @@ def write_pages(
     out: Path,
     *,
     reference: bool = False,
-    across: Sequence[str] = (),
-    cross: Table | None = None,
-    cross_plots: Sequence[Plot] = (),
+    across: Across | None = None,
 ) -> Report:
     """Write tables, plots and the page of one or several datasets into `out`, in place of what a report left there."""
     views = [make_view(analysis, reference=reference, several=len(analyses) > 1) for analysis in analyses]
     grids = [analysis.grid for analysis in analyses]
     page = Page(
-        title=" and ".join(grid.name for grid in grids),
+        title=listed([grid.name for grid in grids]),
         subtitle=subtitle(grids),
         views=views,
         sources=[make_source(run, grid) for run, grid in sources],
         n_resamples=len(analyses[0].weights),
         made_by="bench report" if len(sources) == 1 else "bench compare",
-        across=tuple(across),
-        cross=cross,
-        cross_plots=list(cross_plots),
+        across=across,
     )
-    tables = [table for view in views for table in _tables(view)] + ([cross] if cross is not None else [])
+    tables = [table for view in views for table in _tables(view)] + ([across.table] if across and across.table else [])
     texts = {
         "table.md": "\n".join(view.main.markdown() for view in views),
         "table.tex": "\n".join(view.main.latex() for view in views),
         "table.csv": main_csv(grids),
         "tables.md": "\n".join(table.markdown() for table in tables),
         "tables.tex": "\n".join(table.latex() for table in tables),
-        "estimates.csv": estimates_csv(analyses),
-        "comparisons.csv": comparisons_csv(analyses),
+        **numbers(analyses),
+        **({} if across is None else {"ranks.csv": across.csv}),
         "conclusion.md": "\n".join(_conclusion(view, several=len(views) > 1) for view in views),
         "index.html": render(page),
     }
     plots = {(f"{view.name}-" if len(views) > 1 else "") + plot.name: plot for view in views for plot in view.plots}
-    plots |= {plot.name: plot for plot in cross_plots}
+    plots |= {} if across is None else {plot.name: plot for plot in across.plots}
     files = [_write(out / name, text.encode()) for name, text in texts.items()]
     if (out / "plots").is_dir():
         shutil.rmtree(out / "plots")  # ours: plots of a fraction or method that is no more

@@ -50,7 +50,7 @@ class Units:
     labels: Ints  # [n]
     scores: Floats  # [n, 1] probability of the positive class, or [n, classes]
     findings: tuple[str, ...]  # "" where not known
-    thresholds: Floats  # [n] the cell's validation-chosen threshold, NaN where not written
+    predicted: Ints | None  # [n] the class that was called; None where predictions.csv does not tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def read_run(path: Path) -> RunFolder:
         dataset=dataset,
         audit=_json(path / "audit.json", needed=False),
         rows=rows,
-        units=_units(path, rows, len(dataset.get("classes", ())), remarks),
+        units=_units(path / "predictions.csv", len(dataset.get("classes", ())), remarks),
         stages=tuple(_stages(path / "stages", remarks)),
         remarks=tuple(remarks),
     )
@@ -241,9 +241,8 @@ def _row(record: Mapping[str, Any], path: Path, line: int) -> Row:
     )
 
 
-def _units(run: Path, rows: Sequence[Row], n_classes: int, remarks: list[str]) -> dict[Place, Units]:
+def _units(path: Path, n_classes: int, remarks: list[str]) -> dict[Place, Units]:
     """Scored units by place. A cell whose scores are not finite is left out, and a remark says so."""
-    path = run / "predictions.csv"
     if not path.is_file():
         return {}
     table = _table(path, PREDICTION_COLUMNS)
@@ -251,10 +250,9 @@ def _units(run: Path, rows: Sequence[Row], n_classes: int, remarks: list[str]) -
     lacking = [name for name in columns if name not in table.columns]
     if lacking:
         raise ReportError(f"{path}: has no column {', '.join(lacking)}; see docs/run-folder.md")
-    for name in ("label", "threshold", *columns):
+    for name in ("label", "predicted", *columns):
         if name in table:
             table[name] = _column(table[name], path)
-    keys = {row.place: row.key for row in rows}
     found: dict[Place, Units] = {}
     for _, group in table.groupby(list(PLACE), sort=False):
         line = int(group.index[0]) + 2
@@ -262,12 +260,15 @@ def _units(run: Path, rows: Sequence[Row], n_classes: int, remarks: list[str]) -
         units = _cell_units(group, columns, path, line)
         if len(set(units.volumes)) < len(units.volumes):
             raise ReportError(f"{path}: line {line}: {place} scores a unit twice; run the same `bench run` again")
-        if n_classes and (units.labels.max() >= n_classes or units.labels.min() < 0):
-            raise ReportError(f"{path}: line {line}: a label is not one of the {n_classes} classes of dataset.json")
+        for what, classes in (("label", units.labels), ("predicted class", units.predicted)):
+            if n_classes and classes is not None and not set(classes) <= set(range(n_classes)):
+                raise ReportError(
+                    f"{path}: line {line}: a {what} is not one of the {n_classes} classes of dataset.json"
+                )
         if not np.isfinite(units.scores).all():
             remarks.append(f"{describe(place)}: scores are not finite, so the cell is left out")
             continue
-        found[place] = _with_threshold(units, run, place, keys.get(place, ""))
+        found[place] = units
     return found
 
 
@@ -291,26 +292,22 @@ def _cell_units(group: pd.DataFrame, columns: Sequence[str], path: Path, line: i
     labels = numbers("label")
     if not np.isfinite(labels).all():
         raise ReportError(f"{path}: from line {line}: a scored unit has no label; is the file whole?")
-    count = len(group)
+    scores = np.stack([numbers(name) for name in columns], axis=1)
     return Units(
         volumes=tuple(group["volume"]),
         patients=tuple(group["patient"]),
         labels=labels.astype(np.int64),
-        scores=np.stack([numbers(name) for name in columns], axis=1),
-        findings=tuple(group["finding"]) if "finding" in group else ("",) * count,
-        thresholds=numbers("threshold") if "threshold" in group else np.full(count, np.nan),
+        scores=scores,
+        findings=tuple(group["finding"]) if "finding" in group else ("",) * len(group),
+        predicted=_predicted(group, scores),
     )
 
 
-def _with_threshold(units: Units, run: Path, place: Place, key: str) -> Units:
-    """`units` with the threshold of the cell's own file where predictions.csv has no column for it."""
-    path = run / "cells" / place.method / f"{key}.json"
-    if not np.isnan(units.thresholds).all() or not key or not path.is_file():
-        return units
-    threshold = _json(path, needed=True).get("threshold")
-    if not isinstance(threshold, int | float):
-        return units
-    return Units(**{**vars(units), "thresholds": np.full(len(units.volumes), float(threshold))})
+def _predicted(group: pd.DataFrame, scores: Floats) -> Ints | None:
+    """The class called of each unit; of several classes the most probable one, which an older folder leaves to us."""
+    if "predicted" in group and np.isfinite(group["predicted"].to_numpy(dtype=np.float64)).all():
+        return group["predicted"].to_numpy(dtype=np.int64)
+    return None if scores.shape[1] == 1 else scores.argmax(axis=1)
 
 
 def _stages(folder: Path, remarks: list[str]) -> Iterator[Stage]:

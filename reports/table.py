@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,33 +56,48 @@ class Table:
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes), ""])
 
     def latex(self) -> str:
-        """A booktabs table; needs \\usepackage{booktabs} and nothing else."""
+        """A booktabs table, small enough for a text width of 345 pt (article); needs \\usepackage{booktabs} alone."""
 
         def line(entries: Sequence[Entry]) -> str:
-            texts = [_tex(e.text) for e in entries]
-            bold = [f"\\textbf{{{t}}}" if e.bold else t for t, e in zip(texts, entries, strict=True)]
-            marks = [f"$^{{{_tex_mark(e.note)}}}$" if e.note else "" for e in entries]
-            return " & ".join(b + m for b, m in zip(bold, marks, strict=True)) + r" \\"
+            return " & ".join(_tex_entry(e, mark) for e, mark in zip(entries, marks, strict=True)) + r" \\"
 
+        rows = [*self.rows, *self.footers]
+        widths = self._widths()
+        marks = ["".join(dict.fromkeys("".join(row[i].note for row in rows))) for i in range(len(self.columns))]
         footers = [r"\midrule", *map(line, self.footers)] if self.footers else []
+        heads = [_tex_head(name, width) for name, width in zip(self.columns, widths, strict=True)]
+        notes = [rf"\par\smallskip {_tex(note)}" for note in self.notes]
         return "\n".join(
             [
-                r"\begin{table}",
+                r"\begin{table}[htbp]",
                 r"\centering",
                 rf"\caption{{{_tex(self.title)}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+                r"\smallskip",
+                _tex_size(sum(widths) + 2 * len(widths)),
+                rf"\begin{{tabular}}{{@{{}}l{'r' * (len(self.columns) - 1)}@{{}}}}",
                 r"\toprule",
-                " & ".join(map(_tex, self.columns)) + r" \\",
+                " & ".join(heads) + r" \\",
                 r"\midrule",
                 *map(line, self.rows),
                 *footers,
                 r"\bottomrule",
                 r"\end{tabular}",
-                *(rf"\par\smallskip\footnotesize {_tex(note)}" for note in self.notes),
+                *(
+                    [r"\par\begin{minipage}{\linewidth}\footnotesize\raggedright", *notes, r"\end{minipage}"]
+                    * bool(notes)
+                ),
                 r"\end{table}",
                 "",
             ]
         )
+
+    def _widths(self) -> list[int]:
+        """Characters of each column: of its longest entry, or of the longest word of its heading."""
+        rows = [*self.rows, *self.footers]
+        return [
+            max(min(len(column), 11), *(len(word) for word in column.split()), *(len(row[i].plain) for row in rows))
+            for i, column in enumerate(self.columns)
+        ]
 
     def rich(self) -> RichTable:
         """For the terminal."""
@@ -148,7 +164,34 @@ _TEX_MARKS = {"†": r"\dagger", "‡": r"\ddagger", "§": r"\S"}
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(char, char) for char in text)
+    return "".join(_TEX.get(char, char) for char in text).replace(r" \%", r"~\%")
+
+
+def _tex_entry(entry: Entry, marks: str) -> str:
+    """An entry with its marks, and room for the others of its column, so that digits stand below digits."""
+    text = rf"\textbf{{{_tex(entry.text)}}}" if entry.bold else _tex(entry.text)
+    absent = "".join(mark for mark in marks if mark not in entry.note)
+    room = rf"\phantom{{$^{{{_tex_mark(absent)}}}$}}" if absent else ""
+    return text + (f"$^{{{_tex_mark(entry.note)}}}$" if entry.note else "") + room
+
+
+def _tex_head(name: str, width: int) -> str:
+    """A heading in as many lines as keep it within `width` characters."""
+    lines: list[str] = []
+    for word in re.split(r" (?![%§=])(?<!= )", name):
+        if lines and len(lines[-1]) + 1 + len(word) <= max(width, 11):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    joined = r"\\".join(map(_tex, lines))
+    return joined if len(lines) == 1 else rf"\shortstack[r]{{{joined}}}"
+
+
+def _tex_size(characters: int) -> str:
+    """Type and gaps for a table of so many characters, gaps included."""
+    sizes = ((68, r"\normalsize", 6), (76, r"\small", 5), (86, r"\footnotesize", 4))
+    size, gap = next(((size, gap) for most, size, gap in sizes if characters <= most), (r"\scriptsize", 3))
+    return rf"{size}\setlength{{\tabcolsep}}{{{gap}pt}}"
 
 
 def _tex_mark(mark: str) -> str:

@@ -31,14 +31,14 @@ def main_table(grid: Grid, tied: Mapping[float, frozenset[str]] | None = None, *
     `reference` adds the seed paper's numbers, marked as from another cohort.
     """
     best = {fraction: _best(grid, fraction) for fraction in grid.fractions}
-    columns = ("Method", *(percent(f) for f in grid.fractions), "Labels", "Hours", "Memory")
+    columns = ("Method", *(percent(f) for f in grid.fractions), "Labels", _cost_unit(grid)[0].capitalize(), "Memory")
     columns += (f"Published, 10 % {ELSEWHERE}",) if reference else ()
     rows = tuple(
         (
             Entry(method),
             *(_score(grid, method, f, best[f], (tied or {}).get(f, frozenset())) for f in grid.fractions),
             Entry(_labels(grid, method)),
-            Entry(_hours(grid, method)),
+            Entry(_time(grid, method)),
             Entry(_memory(grid, method)),
             *([Entry(f"{PUBLISHED[method]:.2f}" if method in PUBLISHED else "–", faint=True)] * reference),
         )
@@ -90,10 +90,20 @@ def _labels(grid: Grid, method: str) -> str:
     return "/".join("–" if math.isnan(mean) else f"{mean:.0f}" for mean in means)
 
 
-def _hours(grid: Grid, method: str) -> str:
-    """Pretraining and fine-tuning of one model, mean over all cells; device-hours."""
+def time_unit(hours: Sequence[float]) -> tuple[str, float]:
+    """In what to tell these hours, and how many of it an hour has: minutes where all are less than one hour."""
+    known = [value for value in hours if not math.isnan(value)]
+    return ("minutes", 60.0) if known and max(known) < 1 else ("hours", 1.0)
+
+
+def _cost_unit(grid: Grid) -> tuple[str, float]:
+    return time_unit([cost_hours(grid, method, grid.fractions) for method in grid.methods])
+
+
+def _time(grid: Grid, method: str) -> str:
+    """Pretraining and fine-tuning of one model, mean over all cells; device-hours, or minutes."""
     hours = cost_hours(grid, method, grid.fractions)
-    return "–" if math.isnan(hours) else f"{hours:.2f}" if hours >= 0.1 or hours == 0 else f"{hours:.2g}"
+    return "–" if math.isnan(hours) else f"{hours * _cost_unit(grid)[1]:.2f}"
 
 
 def cost_hours(grid: Grid, method: str, fractions: Sequence[float]) -> float:
@@ -106,7 +116,7 @@ def cost_hours(grid: Grid, method: str, fractions: Sequence[float]) -> float:
 def _memory(grid: Grid, method: str) -> str:
     peaks = [c.row.peak_memory_mb for f in grid.fractions for c in grid.ok(method, f) if c.row is not None]
     known = [peak for peak in peaks if not math.isnan(peak)]
-    return f"{max(known) / 1024:.2f} GB" if known else "–"
+    return f"{max(known) / 1024:.2f} GiB" if known else "–"
 
 
 def _mean_of(cells: Sequence[Cell], name: str) -> float:
@@ -127,11 +137,12 @@ def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list
     if count == 1:
         spread = "One fold and one seed: there is no spread to show, and no replicate to test with"
     where = ", ".join(devices(grid)) or "unknown device"
+    unit = _cost_unit(grid)[0].capitalize()
     notes = [
         f"{spread}. Bold: the highest mean of a column.",
         f"Labels: labelled volumes spent on training, selection and pretraining together, at "
-        f"{', '.join(map(percent, grid.fractions))}. Hours: pretraining and fine-tuning of one model "
-        f"({where}). Memory: its peak. No skill: the prevalence.",
+        f"{', '.join(map(percent, grid.fractions))}. {unit}: pretraining and fine-tuning of one model, "
+        f"a mean over its cells ({where}). Memory: its peak. No skill: the prevalence.",
     ]
     if tied is not None and any(len(group) > 1 for group in tied.values()):
         notes.append(f"{TIED} not separable from the best of its column.")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from voxbench.reports.analysis import Analysis
+from voxbench.reports.closer import method_reliability
 from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, method_styles, tidy
 from voxbench.reports.run_folder import percent
-from voxbench.reports.stats.calibration import Reliability, reliability
 
 
 def calibration(analysis: Analysis) -> list[Plot]:
@@ -47,14 +45,3 @@ def calibration(analysis: Analysis) -> list[Plot]:
                 )
             )
     return plots
-
-
-def method_reliability(analysis: Analysis, method: str, fraction: float) -> Reliability | None:
-    """Over the units of all folds and seeds; of several classes one-vs-rest, all pooled. None without a score."""
-    units = [cell.units for cell in analysis.grid.ok(method, fraction) if cell.units is not None]
-    if not units:
-        return None
-    labels = np.concatenate([one.labels for one in units])
-    scores = np.concatenate([one.scores for one in units])  # [n, 1 or classes]
-    positive = (labels == 1)[:, None] if scores.shape[1] == 1 else np.eye(scores.shape[1], dtype=bool)[labels]
-    return reliability(positive.ravel(), scores.ravel())

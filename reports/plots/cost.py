@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from voxbench.reports.analysis import Analysis
 from voxbench.reports.plots.style import Plot, canvas, finish, method_styles, tidy
 from voxbench.reports.run_folder import percent
-from voxbench.reports.tables import cost_hours
+from voxbench.reports.tables import cost_hours, time_unit
 
 
 def cost(analysis: Analysis) -> Plot | None:
@@ -22,12 +22,12 @@ def cost(analysis: Analysis) -> Plot | None:
     known = {m: value for m, value in hours.items() if value > 0}
     if not known:
         return None
-    minutes = max(known.values()) < 1
+    unit, per_hour = time_unit(list(known.values()))
     styles = method_styles(grid.methods, grid.baseline)
     with canvas(4.6, 3.5) as (figure, axes):
         for method, value in known.items():
             one, style = analysis.estimates[method, fraction], styles[method]
-            x = value * (60 if minutes else 1)
+            x = value * per_hour
             if not math.isnan(one.low):
                 axes.plot([x, x], [one.low, one.high], color=style.color, linewidth=0.9)
             axes.plot(x, one.mean, style.marker, color=style.color, markersize=6.5, label=method)
@@ -35,7 +35,7 @@ def cost(analysis: Analysis) -> Plot | None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel=f"device-{'minutes' if minutes else 'hours'} of one model", ylabel="AUPRC")
+        axes.set(xlabel=f"device-{unit} of one model", ylabel="AUPRC")
         axes.set_title(f"Cost against AUPRC, {percent(fraction)} of the labels")
         tidy(axes)
         figure.legend(loc="outside lower center", ncols=4)

@@ -44,10 +44,12 @@ def learning_curve(analysis: Analysis) -> Plot:
         axes.set_xscale("log")
         axes.set_xticks(grid.fractions, [percent(f) for f in grid.fractions])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel="labels used for training", ylabel="AUPRC")
+        axes.set(xlabel="share of the labels", ylabel="AUPRC")
         axes.set_title("Labels against AUPRC")
         tidy(axes)
-        figure.legend(loc="outside lower center", ncols=4)
+        handles, names = axes.get_legend_handles_labels()
+        order = sorted(range(len(names)), key=lambda i: names[i] == "no skill")  # last, though drawn as a line
+        figure.legend([handles[i] for i in order], [names[i] for i in order], loc="outside lower center", ncols=4)
         return finish(
             figure,
             "learning-curve",

@@ -22,7 +22,7 @@ def pr_curves(analysis: Analysis) -> list[Plot]:
         if not analysis.ranks[fraction]:
             continue
         with canvas(3.1, 3.4) as (figure, axes):
-            for method, style in styles.items():
+            for i, (method, style) in enumerate(styles.items()):
                 curves = [mean_precision(cell.units) for cell in grid.ok(method, fraction) if cell.units is not None]
                 if curves:
                     axes.plot(
@@ -31,6 +31,9 @@ def pr_curves(analysis: Analysis) -> list[Plot]:
                         color=style.color,
                         linestyle=style.line,
                         linewidth=1.5,
+                        marker=style.marker,
+                        markevery=(6 * i, 40),  # few, and not all at the same recall: to tell lines apart in grey
+                        markersize=4,
                         label=method,
                     )
             axes.axhline(grid.prevalence, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), label="no skill")

@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Classification:
-    """NaN where a threshold is needed and not known."""
+    """Balanced accuracy and F1 are NaN where the class called is not known."""
 
     auroc: float
     balanced_accuracy: float
@@ -25,28 +25,21 @@ class Classification:
     brier: float
 
 
-def classification(labels: Ints, scores: Floats, thresholds: Floats) -> Classification:
-    """`labels` [n], `scores` [n, 1] or [n, classes], `thresholds` [n]; at least two classes must be there.
+def classification(labels: Ints, scores: Floats, called: Ints | None) -> Classification:
+    """`labels` [n], `scores` [n, 1] or [n, classes], `called` [n] the class called; at least two classes must be there.
 
-    Two classes: class 1 is called where the score is not below the threshold. More: one-vs-rest, macro means over the
-    classes present; the class called is that of the highest score.
+    Two classes: class 1 is positive. More: one-vs-rest, macro means over the classes present.
     """
+    present = [int(c) for c in np.unique(labels)]
     if scores.shape[1] == 1:
-        called = (scores[:, 0] >= thresholds).astype(np.int64)
-        known = not np.isnan(thresholds).any()
         positives, area = [1], auroc(labels == 1, scores[:, 0])
     else:
-        called = scores.argmax(axis=1).astype(np.int64)
-        known = True
-        positives = [int(c) for c in np.unique(labels)]
-        area = float(np.mean([auroc(labels == c, scores[:, c]) for c in positives]))
-    recalls = [np.mean(called[labels == c] == c) for c in np.unique(labels)]
-    return Classification(
-        auroc=area,
-        balanced_accuracy=float(np.mean(recalls)) if known else math.nan,
-        f1=float(np.mean([_f1(labels == c, called == c) for c in positives])) if known else math.nan,
-        brier=brier(labels, scores),
-    )
+        positives, area = present, float(np.mean([auroc(labels == c, scores[:, c]) for c in present]))
+    balanced = f1 = math.nan
+    if called is not None:
+        balanced = float(np.mean([np.mean(called[labels == c] == c) for c in present]))
+        f1 = float(np.mean([_f1(labels == c, called == c) for c in positives]))
+    return Classification(auroc=area, balanced_accuracy=balanced, f1=f1, brier=brier(labels, scores))
 
 
 def auroc(positive: npt.NDArray[np.bool_], scores: Floats) -> float:

@@ -18,11 +18,13 @@ def labels_to_reach(labels: Floats, curve: Floats, target: Floats) -> Floats:
     """
     logs = np.log(labels)
     unknown = np.isnan(target) | np.isnan(curve).any(axis=1)
-    reached = np.where(curve[:, 0] >= target, logs[0], np.inf)  # [B]
+    at_once = curve[:, 0] >= target  # [B]
+    reached = np.where(at_once, logs[0], np.inf)
     for left in range(len(labels) - 1):
         rise = curve[:, left + 1] - curve[:, left]
         crosses = (curve[:, left] < target) & (curve[:, left + 1] >= target) & np.isinf(reached)
         share = np.divide(target - curve[:, left], rise, out=np.zeros_like(rise), where=crosses)
         reached = np.where(crosses, logs[left] + share * (logs[left + 1] - logs[left]), reached)
-    result: Floats = np.where(unknown, np.nan, np.exp(reached))
+    # exp(log(30)) is a little more than 30, and "at once" must not read as "by 30".
+    result: Floats = np.where(unknown, np.nan, np.where(at_once, labels[0], np.exp(reached)))
     return result

@@ -65,7 +65,7 @@ class RunMaker:
     salt: str = "p"
     protocol: str = "strict"
     extra_config: Mapping[str, Any] = field(default_factory=dict)
-    threshold_column: bool = True
+    predicted_column: bool = True
     fail: Callable[[str, float, int, int], str] = lambda *_: ""  # -> error of a failed cell, or ""
     skip: Callable[[str, float, int, int], bool] = lambda *_: False
     unscored: Callable[[str, float, int, int], bool] = lambda *_: False
@@ -89,7 +89,7 @@ class RunMaker:
         self._documents(path)
         _write_csv(path / "results.csv", ROW, rows)
         scores = ["score"] if len(self.classes) == 2 else [f"score_{i}" for i in range(len(self.classes))]
-        threshold = ["threshold"] if self.threshold_column else []
+        predicted = ["predicted"] if self.predicted_column else []
         columns = [
             "method",
             "fraction",
@@ -99,8 +99,8 @@ class RunMaker:
             "patient",
             "label",
             *scores,
+            *predicted,
             "finding",
-            *threshold,
         ]
         _write_csv(path / "predictions.csv", columns, predictions)
         return path
@@ -127,7 +127,7 @@ class RunMaker:
         n_train = round(fraction * (self.patient.size - tested.size) * 0.8)
         n_val = max(20, round(fraction * (self.patient.size - tested.size) * 0.2))
         key = f"{method}-{fraction}-{fold}-{seed}"
-        threshold = 0.5
+        threshold = 0.45 if len(self.classes) == 2 else None
         row = dict.fromkeys(ROW, "") | {
             "dataset": self.dataset,
             "method": method,
@@ -167,7 +167,9 @@ class RunMaker:
         _write_json(path / "cells" / method / f"{key}.json", record)
         if error or self.unscored(*at):
             return
-        for unit, score in zip(tested, scores, strict=True):
+        scores = np.round(scores, self.decimals)
+        called = scores.argmax(axis=1) if threshold is None else (scores[:, 0] >= threshold).astype(int)
+        for unit, score, decided in zip(tested, scores, called, strict=True):
             names = ["score"] if len(self.classes) == 2 else [f"score_{i}" for i in range(len(self.classes))]
             predictions.append(
                 {
@@ -179,9 +181,9 @@ class RunMaker:
                     "patient": f"{self.salt}{self.patient[unit]:04d}",
                     "label": self.label[unit],
                     "finding": self.finding[unit] if len(self.classes) == 2 else "",
-                    "threshold": threshold,
+                    "predicted": decided,
                 }
-                | dict(zip(names, np.round(score, self.decimals), strict=True))
+                | dict(zip(names, score, strict=True))
             )
 
     def _scores(self, rng: np.random.Generator, method: str, fraction: float, tested: Any) -> Any:

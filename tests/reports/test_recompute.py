@@ -1,39 +1,153 @@
-"""The twenty lines of docs/recompute.py give the report's numbers from predictions.csv alone."""
+"""The scripts of docs/recompute/ give every number that a report stores, from predictions.csv and without voxbench."""
 
-import csv
+import io
+import re
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from run_maker import RunMaker
 
-from voxbench.reports.report import write_report
+from voxbench.reports.compare import compare
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "recompute.py"
+SCRIPTS = Path(__file__).parents[2] / "docs" / "recompute"
+PLACE = ["method", "fraction"]
+# What no score tells: what a method cost, and which cells are not there. It stands in results.csv.
+COSTS = {"n_labels_spent", "hours", "peak_memory_mb", "method_labels"}
+STATES = {"n_expected", "n_failed", "n_missing", "n_half_done", "n_undefined"}
 
-
-def recompute(*arguments: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=250, check=True)
-    return {name: float(value) for name, value in map(str.split, done.stdout.splitlines())}
-
-
-def test_numbers_can_be_recomputed(make_run: Callable[..., Path]) -> None:
-    run = make_run(methods={"byol": 1.3, "supervised": 0.9}, fractions=(0.1,), folds=3, patients=60)
-    write_report(run)
-    with (run / "report" / "estimates.csv").open() as file:
-        estimate = next(row for row in csv.DictReader(file) if row["method"] == "byol")
-    alone = recompute(str(run), "0.1", "byol")
-    for ours, theirs in (("auprc_mean", "mean"), ("auprc_std", "std"), ("low", "low"), ("high", "high")):
-        assert float(estimate[ours]) == pytest.approx(alone[theirs], abs=1e-10)
-    with (run / "report" / "comparisons.csv").open() as file:
-        pair = next(csv.DictReader(file))
-    both = recompute(str(run), "0.1", "byol", "supervised")
-    for ours, theirs in (("difference", "mean"), ("low", "low"), ("high", "high"), ("p_t", "p_t")):
-        assert float(pair[ours]) == pytest.approx(both[theirs], abs=1e-10)
+Recompute = Callable[..., pd.DataFrame]
 
 
-def test_the_script_is_short_and_needs_no_voxbench() -> None:
-    lines = [line for line in SCRIPT.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
-    assert len(lines) <= 34  # imports, docstrings and a function for AP included
-    assert not any("import voxbench" in line or "from voxbench" in line for line in lines)
+@dataclass(frozen=True)
+class Study:
+    """Two runs, of two classes with cells that failed, and of three classes with an official split; their report."""
+
+    runs: dict[str, Path]
+    report: Path
+
+    def stored(self, name: str, dataset: str) -> pd.DataFrame:
+        frame = pd.read_csv(self.report / name)
+        return frame[frame.dataset == dataset].drop(columns="dataset").reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("study")
+    grid = {"methods": {"residual": 2.6, "byol": 1.0, "supervised": 0.9}, "fractions": (0.1, 0.4, 1.0), "patients": 50}
+    two = RunMaker(
+        **grid,
+        dataset="sinus",
+        folds=4,
+        seeds=(0, 1),
+        fail=lambda m, f, k, s: "no" if (m, f, k, s) == ("byol", 0.1, 1, 0) else "",
+        unscored=lambda m, f, k, s: (m, f, k, s) == ("residual", 0.4, 2, 1),
+    )
+    three = RunMaker(
+        **grid,
+        dataset="organs",
+        folds=4,
+        seeds=(0, 1),
+        official=True,
+        classes=("a", "b", "c"),
+        shares=(0.5, 0.3, 0.2),
+    )
+    runs = {"sinus": two.write(folder / "sinus"), "organs": three.write(folder / "organs")}
+    for run in runs.values():  # one protocol but for the folds, of which an official split has one
+        text = (run / "config.yaml").read_text(encoding="utf-8")
+        (run / "config.yaml").write_text(re.sub(r"(?m)^  folds: .*\n", "", text), encoding="utf-8")
+    compare(list(runs.values()), folder / "report")
+    return Study(runs, folder / "report")
+
+
+@pytest.fixture
+def recompute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Recompute:
+    """What a script prints."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def run(script: str, *words: object) -> pd.DataFrame:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+        return pd.read_csv(io.StringIO(capsys.readouterr().out))
+
+    return run
+
+
+def same(stored: pd.DataFrame, alone: pd.DataFrame, keys: Sequence[str], but: set[str] = frozenset()) -> None:
+    """Every stored column but `but` is in `alone`, with the same values, to the last digits."""
+    columns = [name for name in stored if name not in (*keys, *but)]
+    assert set(columns) <= set(alone), "the script leaves out a number"
+    one, other = (frame.set_index(list(keys)).sort_index()[columns] for frame in (stored, alone))
+    pd.testing.assert_frame_equal(one, other, rtol=1e-9, atol=1e-12, check_dtype=False)
+
+
+@pytest.mark.parametrize("dataset", ["sinus", "organs"])
+def test_the_tables(study: Study, recompute: Recompute, dataset: str) -> None:
+    alone = recompute("table.py", study.runs[dataset])
+    same(study.stored("table.csv", dataset), alone, PLACE, {"best", *COSTS, *STATES})
+    same(study.stored("estimates.csv", dataset), alone, PLACE, {"rank", "tied"})
+    same(study.stored("metrics.csv", dataset), alone, PLACE, {"calibration_error"})
+    best = study.stored("table.csv", dataset).query("best").set_index("fraction").method
+    assert alone.loc[alone.groupby("fraction").auprc_mean.idxmax()].set_index("fraction").method.equals(best)
+
+
+@pytest.mark.parametrize("dataset", ["sinus", "organs"])
+def test_pairs_of_methods(study: Study, recompute: Recompute, dataset: str) -> None:
+    alone = recompute("differences.py", study.runs[dataset])
+    same(study.stored("comparisons.csv", dataset), alone, ["fraction", "first", "second"])
+    assert (alone.separable.sum() in range(1, len(alone))) or dataset == "organs", "a weak test"
+
+
+def test_ranks_and_tie_groups(study: Study, recompute: Recompute) -> None:
+    alone = recompute("ranks.py", *study.runs.values())
+    for number, dataset in enumerate(study.runs):
+        shared = alone[alone.run == number][[*PLACE, "rank", "tied"]]
+        same(study.stored("estimates.csv", dataset)[[*PLACE, "rank", "tied"]], shared, PLACE)
+    assert set(alone["rank"]) > {1} and alone.friedman_p.min() > 0, "nothing is separable, or all is: a weak test"
+    same(pd.read_csv(study.report / "ranks.csv"), alone.groupby("method").first().reset_index(), ["method"])
+
+
+@pytest.mark.parametrize("dataset", ["sinus", "organs"])
+def test_calibration(study: Study, recompute: Recompute, dataset: str) -> None:
+    alone = recompute("calibration.py", study.runs[dataset])
+    same(study.stored("calibration.csv", dataset), alone, [*PLACE, "bin"])
+    errors = study.stored("metrics.csv", dataset)[[*PLACE, "calibration_error"]]
+    same(errors, alone.groupby(PLACE).first().reset_index(), PLACE)
+
+
+def test_recall_by_finding(study: Study, recompute: Recompute) -> None:
+    stored = study.stored("findings.csv", "sinus")
+    assert len(stored) == 3 * 3 * 4
+    same(stored, recompute("findings.py", study.runs["sinus"]), [*PLACE, "finding"])
+
+
+@pytest.mark.parametrize("dataset", ["sinus", "organs"])
+def test_label_efficiency(study: Study, recompute: Recompute, dataset: str) -> None:
+    names = ["baseline_labels", "low", "high"]
+    frames = [study.stored("label_efficiency.csv", dataset), recompute("labels.py", study.runs[dataset], "supervised")]
+    assert [len(frame) for frame in frames] == [2, 2]
+    for frame in frames:
+        frame[names] = frame[names].replace("more", "inf").astype(float)
+    same(*frames, ["method"])
+
+
+def test_every_stored_number_is_covered(study: Study) -> None:
+    kinds = {"table", "estimates", "comparisons", "metrics", "calibration", "findings", "label_efficiency", "ranks"}
+    assert {path.stem for path in study.report.glob("*.csv")} == kinds  # a new one needs a script, and a test above
+
+
+def test_the_scripts_are_short_need_no_voxbench_and_run_as_the_docs_say(study: Study) -> None:
+    for script in SCRIPTS.glob("*.py"):
+        text = script.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(import|from) voxbench", text, re.MULTILINE), script.name
+        code = [line for line in re.sub(r'""".*?"""', "", text, flags=re.DOTALL).splitlines() if line.strip()]
+        assert len(code) <= (50 if script.stem == "resample" else 40), script.name
+    command = [sys.executable, str(SCRIPTS / "findings.py"), str(study.runs["sinus"])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.startswith("method,fraction,finding,recall")
+    assert done.stderr == ""

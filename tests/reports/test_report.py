@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from voxbench.reports.analysis import Analysis, analyse
+from voxbench.reports.conclusion import conclude
+from voxbench.reports.grid import build_grid
 from voxbench.reports.report import Report, ReportError, write_report
+from voxbench.reports.run_folder import read_run
 
 MakeRun = Callable[..., Path]
 THREE = {"residual": 2.0, "byol": 1.15, "supervised": 0.9}
@@ -136,10 +140,34 @@ def test_constant_scores_are_no_skill(make_run: MakeRun) -> None:
     run = make_run(methods=TWO, constant=lambda m, f, k, s: m == "byol", patients=60)
     report = write_report(run)
     assert_no_silent_nan(report)
-    assert "byol: 3 cells give every test unit the same score" in page_of(report)
+    assert "byol: 3 cells with the same score for every test unit" in page_of(report)
     for row in rows_of(run, "table.csv"):
         if row["method"] == "byol":
             assert float(row["auprc_mean"]) == pytest.approx(float(row["no_skill"]), abs=1e-12)
+
+
+def analysed(run: Path) -> Analysis:
+    """The statistics alone, without plots, where they are all that a test asks for."""
+    return analyse(build_grid(read_run(run)))
+
+
+def test_scores_turned_round_are_said_to_be_below_chance(make_run: MakeRun) -> None:
+    run = make_run(methods={"byol": -3.0, "supervised": 1.5}, fractions=(0.1,))
+    said = " ".join(conclude(analysed(run)))
+    assert "Below no skill with its whole interval, so see whether labels are turned round: byol at 10 %." in said
+
+
+def test_methods_without_a_common_replicate_are_said_not_to_be_compared(make_run: MakeRun) -> None:
+    run = make_run(methods=TWO, fractions=(0.1,), fail=lambda m, f, k, s: "no" if (m == "byol") == (k == 0) else "")
+    found = analysed(run)
+    assert "in which both have a score: byol and supervised at 10 %." in " ".join(conclude(found))
+    assert found.comparisons == {0.1: ()}
+
+
+def test_a_class_missing_among_several_is_said(make_run: MakeRun) -> None:
+    rare = {"classes": ("a", "b", "c"), "shares": (0.55, 0.43, 0.02), "patients": 40, "units_each": 1}
+    remarks = analysed(make_run(methods=TWO, fractions=(0.1,), **rare)).remarks
+    assert any("of 3 test parts a class is missing" in remark for remark in remarks)
 
 
 def test_everything_constant_is_a_tie(make_run: MakeRun) -> None:
@@ -262,6 +290,7 @@ def test_latex_compiles(make_run: MakeRun, tmp_path: Path) -> None:
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout, "a table is wider than the page"
 
 
 def test_latex_is_escaped_and_balanced(make_run: MakeRun) -> None:
@@ -314,11 +343,38 @@ def test_no_such_folder(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
 
 
-def test_thresholds_come_from_the_cells_files_too(make_run: MakeRun) -> None:
-    with_column = page_of(write_report(make_run("a", methods=TWO)))
-    without = page_of(write_report(make_run("b", methods=TWO, threshold_column=False)))
-    tables = [re.findall(r"Recall by finding at.*?</table>", page, re.DOTALL) for page in (with_column, without)]
-    assert tables[0] == tables[1] != []
+def test_a_folder_without_the_class_called_gives_what_it_can_and_says_so(make_run: MakeRun) -> None:
+    run = make_run(methods=TWO, fractions=(0.1,), predicted_column=False)
+    report = write_report(run)
+    assert_no_silent_nan(report)
+    assert "does not tell which class was called in 6 of 6 scored cells" in page_of(report)
+    assert "Recall by finding at" not in page_of(report)
+    assert rows_of(run, "findings.csv") == []
+    for row in rows_of(run, "metrics.csv"):
+        assert row["f1"] == row["balanced_accuracy"] == ""
+        assert 0 < float(row["auroc"]) < 1
+    with_it = write_report(make_run("with", methods=TWO, fractions=(0.1,)))
+    assert "does not tell which class" not in page_of(with_it)
+    assert "Recall by finding at 10 % of the labels" in page_of(with_it)
+
+
+def test_of_several_classes_the_class_called_follows_from_the_scores(make_run: MakeRun) -> None:
+    grid = {"methods": TWO, "fractions": (0.1,), "classes": ("a", "b", "c"), "shares": (0.4, 0.3, 0.3)}
+    runs = [make_run(f"run{column}", predicted_column=column, **grid) for column in (True, False)]
+    texts = [page_of(write_report(run)) for run in runs]
+    assert "does not tell which class" not in texts[1]
+    assert rows_of(runs[0], "metrics.csv") == rows_of(runs[1], "metrics.csv")
+
+
+def test_a_predicted_class_that_is_none_is_an_error(make_run: MakeRun) -> None:
+    run = make_run(methods=TWO, fractions=(0.1,))
+    text = (run / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    fields = text[1].split(",")
+    fields[8] = "7"
+    text[1] = ",".join(fields)
+    (run / "predictions.csv").write_text("\n".join(text), encoding="utf-8")
+    with pytest.raises(ReportError, match=r"line 2: a predicted class is not one of the 2 classes"):
+        write_report(run)
 
 
 def test_intervals_hold_the_mean(make_run: MakeRun) -> None:

@@ -181,6 +181,8 @@ def test_labels_to_reach() -> None:
     targets = np.linspace(0.6, 0.9, 30)
     inverse = np.exp(np.interp(targets, curve[0], np.log(labels)))
     assert labels_to_reach(labels, np.repeat(curve[:1], 30, axis=0), targets) == pytest.approx(inverse)
+    thirty = labels_to_reach(np.array([30.0, 90.0]), np.array([[0.6, 0.9]]), np.array([0.5]))
+    assert thirty[0] == 30.0  # not exp(log(30)), which is more: the page says "at most"
     dips = np.array([[0.6, 0.55, 0.9]])  # a curve that falls first reaches 0.6 at once, not later
     assert labels_to_reach(labels, dips, np.array([0.6])) == pytest.approx([40.0])
 
@@ -225,13 +227,15 @@ def test_resamples_keep_the_number_of_patients() -> None:
 def test_classification_equals_sklearn() -> None:
     rng = np.random.default_rng(0)
     labels, scores = rng.integers(0, 2, 80), np.round(rng.random(80), 1)
-    ours, called = classification(labels, scores[:, None], np.full(80, 0.4)), scores >= 0.4
+    called = (scores >= 0.4).astype(int)
+    ours = classification(labels, scores[:, None], called)
     assert ours.auroc == pytest.approx(roc_auc_score(labels, scores))
     assert ours.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, called))
     assert ours.f1 == pytest.approx(f1_score(labels, called))
-    assert math.isnan(classification(labels, scores[:, None], np.full(80, math.nan)).f1)
+    assert math.isnan(classification(labels, scores[:, None], None).f1)
     labels, three = rng.integers(0, 3, 80), rng.dirichlet(np.ones(3), 80)
-    ours, called = classification(labels, three, np.full(80, math.nan)), three.argmax(axis=1)
+    called = three.argmax(axis=1)
+    ours = classification(labels, three, called)
     assert ours.auroc == pytest.approx(roc_auc_score(np.eye(3)[labels], three, average="macro"))
     assert ours.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, called))
     assert ours.f1 == pytest.approx(f1_score(labels, called, average="macro"))

@@ -1,0 +1,36 @@
+"""python labels.py RUN BASELINE: labels that the baseline needs for what a method does at the smallest fraction.
+
+Labels spent are counted by the run and stand in results.csv; all else follows from predictions.csv.
+"""
+
+import sys
+
+import numpy as np
+import pandas as pd
+from resample import auprc, read
+
+run, baseline = sys.argv[1:]
+cells = auprc(read(run))
+spent = pd.read_csv(f"{run}/results.csv").query("status == 'ok'").groupby(["method", "fraction"]).n_labels_spent.mean()
+curve = pd.DataFrame({fraction: each.mean() for (method, fraction), each in cells.items() if method == baseline})
+labels = spent[baseline].loc[list(curve)].to_numpy()
+
+
+def needed(points, target):
+    """Where the curve, straight in log(labels), first reaches the target."""
+    if np.isnan([*points, target]).any():
+        return np.nan
+    at = np.argmax(points >= target) if (points >= target).any() else len(points)
+    if at in (0, len(points)):
+        return labels[0] if at == 0 else np.inf
+    return np.exp(np.interp(target, points[at - 1 : at + 1], np.log(labels[at - 1 : at + 1])))
+
+
+rows = []
+for method in sorted({name for name, fraction in cells if fraction == curve.columns[0]} - {baseline}):
+    target = cells[method, curve.columns[0]].mean()
+    value, *drawn = [needed(*each) for each in zip(curve.to_numpy()[:2001], target[:2001], strict=True)]
+    ends = np.quantile(np.array(drawn)[~np.isnan(drawn)], [0.025, 0.975], method="nearest")
+    rows.append((method, spent[method, curve.columns[0]], value, *ends))
+names = ["method", "method_labels", "baseline_labels", "low", "high"]
+pd.DataFrame(rows, columns=names).replace(np.inf, "more").to_csv(sys.stdout, index=False)
