@@ -63,7 +63,7 @@ def ended(
     (folder / "killer.py").write_text(KILLER)
     out = folder / "run"
     methods = f"supervised,{folder / 'killer.py'}:Killer"
-    words = ["--methods", methods, "--fractions", "1.0", "--out", str(out)]
+    words = ["--methods", methods, "--fractions", "1.0", "--folds", "2", "--out", str(out)]
     wandb = ["--wandb", "offline", "--wandb-project", "study"]
     done = subprocess.run(
         command(*words, *wandb), capture_output=True, text=True, timeout=280, env=without_key, check=False
@@ -96,7 +96,7 @@ def test_w_and_b_has_every_result_of_the_run(ended: Ended) -> None:
     assert "W&B: offline, files in" in ended.done.stdout
     found = written(ended.out)
     cells = [one for name, one in found.items() if name.startswith("cell")]
-    assert len(cells) == len(ended.rows()) == 6
+    assert len(cells) == len(ended.rows()) == 4
     assert {one.run.project for one in found.values()} == {"study"}
     assert len({one.run.run_group.split(" ")[0] for one in cells}) == 1  # one experiment
     by_place = {(one.config["method"], one.config["fold"]): one for one in cells}
@@ -107,7 +107,7 @@ def test_w_and_b_has_every_result_of_the_run(ended: Ended) -> None:
             assert one.summary["auprc"] == pytest.approx(float(row["auprc"]))
             assert len(one.history) > 0
     (summary,) = [one for name, one in found.items() if name.startswith("summary")]
-    assert (summary.summary["cells"], summary.summary["cells_failed"]) == (6, 3)
+    assert (summary.summary["cells"], summary.summary["cells_failed"]) == (4, 2)
     assert any(artifact.type == "report" for artifact in summary.artifacts)
     for one in found.values():
         content = b"".join([one.text, *(p.read_bytes() for p in (one.folder / "files").rglob("*") if p.is_file())])
