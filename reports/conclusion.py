@@ -79,12 +79,13 @@ def _patients_only(analysis: Analysis, fraction: float) -> tuple[str, ...]:
     best = analysis.best(fraction)
     assert best is not None
     pairs = [analysis.between(best, m, fraction) for m in analysis.ranks[fraction] if m != best]
-    half = [one.second for one in pairs if one is not None and one.holds_for_patients and not one.separable]
+    half = [one for one in pairs if one is not None and one.holds_for_patients and not one.separable]
     if not half:
         return ()
-    count = len(analysis.grid.replicates)
+    count = max(one.n_pairs for one in half)
+    led = listed([one.second for one in half])
     return (
-        f"As trained here, {best} would lead {listed(half)} on other patients too (bootstrap); what "
+        f"As trained here, {best} would lead {led} on other patients too (bootstrap); what "
         f"{counted(count, 'replicate')} cannot show is that another training would agree. More folds or "
         f"seeds can.",
     )
@@ -148,7 +149,7 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
     limits = []
     if grid.dataset.get("is_phantom"):
         limits.append("The volumes are a phantom: nothing about patients follows from this.")
-    if len(grid.replicates) == 1 and len(grid.methods) > 1:
+    if len({cell.place.replicate for cell in grid.cells.values() if cell.state == "ok"}) == 1 < len(grid.methods):
         limits.append(
             "One fold and one seed: how much another training would change is unknown, so nothing can be separated."
         )
