@@ -32,9 +32,9 @@ from scipy import ndimage
 
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
 from voxbench.datasets.prepare.command import PrepareOptions, prepare
+from voxbench.datasets.prepare.pyramid import tissue_threshold
 from voxbench.datasets.prepare.quality import SINUS_RADII_MM, Side
 from voxbench.datasets.prepare.reference import MNI_CENTROIDS
-from voxbench.datasets.prepare.register import tissue_threshold
 from voxbench.datasets.prepare.scans import is_nifti
 from voxbench.datasets.prepare.volume import hash_file
 from voxbench.datasets.sinus_anatomy import soft

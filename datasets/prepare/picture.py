@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from voxbench.datasets.prepare.crop import Box
+from voxbench.datasets.prepare.pyramid import Target
 from voxbench.datasets.prepare.quality import Side, apply
-from voxbench.datasets.prepare.register import Target
 from voxbench.datasets.prepare.volume import Grid, Matrix, nearest_rotation
 
 PIXEL_MM = 1.1

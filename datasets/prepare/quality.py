@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from voxbench.datasets.prepare.register import Pyramid, Registration, Target
+from voxbench.datasets.prepare.pyramid import Pyramid, Target
+from voxbench.datasets.prepare.register import Registration
 from voxbench.datasets.prepare.volume import Matrix, Volume, inside_scan, nearest_rotation, rotation_angle
 
 Side = Literal["left", "right"]
@@ -91,7 +92,7 @@ def surroundings(target: Target, centre: Matrix, side: Side) -> tuple[Matrix, di
     axis = np.arange(-NEAR_MM, NEAR_MM + 1e-9, LATTICE_MM)
     lattice = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
     lattice = lattice[np.sum((lattice / SINUS_RADII_MM) ** 2, axis=1) > 1.2]
-    values, inside = target.pyramid.levels[-1].sample(lattice + centre)
+    values, inside = target.pyramid.fine.sample(lattice + centre)
     kept = lattice[inside & (values > target.pyramid.threshold)]
     out = kept * np.array([-1.0 if side == "left" else 1.0, 1.0, 1.0])  # x grows to the outside
     reach = out / np.array(SINUS_RADII_MM)
@@ -117,7 +118,7 @@ def side_figures(
     """Figures of one sinus; `centre` in the reference's mm."""
     transform = found.transform
     points, sectors = surroundings(target, centre, side)
-    values, inside = pyramid.levels[-1].sample(apply(transform, points))
+    values, inside = pyramid.fine.sample(apply(transform, points))
     tissue = inside & (values > pyramid.threshold)
     here = apply(transform, centre[None])[0]
     return SideFigures(
@@ -132,7 +133,7 @@ def side_figures(
 
 def flat_share(pyramid: Pyramid, points: Matrix) -> float:
     """The share of world points outside the scan, or with one exact value all around them."""
-    grid = pyramid.levels[-1]
+    grid = pyramid.fine
     shifts = np.concatenate([np.zeros((1, 3)), np.eye(3) * FLAT_MM, -np.eye(3) * FLAT_MM])
     around = [grid.sample(points + shift) for shift in shifts]
     values = np.stack([value for value, _ in around])

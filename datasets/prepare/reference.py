@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.prepare.pyramid import STAGES_MM, Target, make_target
 from voxbench.datasets.prepare.quality import SIDES, surroundings
-from voxbench.datasets.prepare.register import STAGES_MM, Target, make_target
 from voxbench.datasets.prepare.volume import Matrix, box_corners, hash_file, read_volume, to_grid
 
 # Mean centroids of the maxillary sinuses in MNI152 (RAS+ mm), left then right. The template ends at z = -72, within the

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from voxbench.datasets.prepare.pyramid import Target, make_pyramid, make_target
 from voxbench.datasets.prepare.quality import (
     SIDES,
     Limits,
@@ -17,7 +18,7 @@ from voxbench.datasets.prepare.quality import (
     judge_side,
     side_figures,
 )
-from voxbench.datasets.prepare.register import Registration, Target, make_pyramid, make_target, register
+from voxbench.datasets.prepare.register import Registration, register
 from voxbench.datasets.prepare.volume import Matrix, Volume, read_volume, to_grid
 
 from . import heads

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from voxbench.datasets.prepare.pyramid import Target, make_pyramid, make_target
 from voxbench.datasets.prepare.quality import (
     SIDES,
     Limits,
@@ -28,7 +29,7 @@ from voxbench.datasets.prepare.quality import (
     side_figures,
     sinus_points,
 )
-from voxbench.datasets.prepare.register import Target, make_pyramid, make_target, register
+from voxbench.datasets.prepare.register import register
 from voxbench.datasets.prepare.volume import Matrix, Volume, inside_scan, read_volume, to_grid
 
 from . import heads, variants

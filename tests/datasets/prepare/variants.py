@@ -46,7 +46,9 @@ def kept(volume: Volume, low: Matrix, high: Matrix) -> Volume:
     last = np.where(np.isfinite(high), np.minimum(index[1], volume.data.shape), volume.data.shape).astype(int)
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ first
-    return replace(volume, data=volume.data[tuple(slice(a, b) for a, b in zip(first, last, strict=True))], affine=affine)
+    return replace(
+        volume, data=volume.data[tuple(slice(a, b) for a, b in zip(first, last, strict=True))], affine=affine
+    )
 
 
 def window(
