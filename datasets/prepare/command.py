@@ -143,6 +143,8 @@ def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], La
             converted=folder.private / "converted",
         )
         scans = [scan for scan in scans if not is_reference(scan.path, options.reference)]  # it may lie among them
+        if not scans and not found:
+            problems.append(f"{options.scans}: no head in here besides the reference")
         problems += found
     except DatasetError as error:
         problems.append(error.message)

@@ -25,7 +25,7 @@ class Pass:
     share: float  # of the voxels sampled
 
 
-QUICK, MIDDLE, FINE = Pass(0, 50, 0.1), Pass(0, 100, 0.25), Pass(1, 60, 0.1)
+QUICK, MIDDLE, FINE = Pass(0, 50, 0.1), Pass(0, 100, 0.4), Pass(1, 60, 0.15)
 SQUEEZED = 0.8  # smallest over largest principal stretch below which an affine map is not followed
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from voxbench.datasets.prepare.volume import Array, Grid, Matrix
+from voxbench.datasets.prepare.volume import Array, Grid, Matrix, block_mean
 
 BINS = 32  # of the joint histogram
 STAGES_MM = (4.0, 2.0)
@@ -60,17 +60,15 @@ def make_pyramid(fine: Grid) -> Pyramid:
     low, high = np.percentile(fine.data, (0.5, 99.5))
     base = Grid(np.clip(fine.data, low, high), fine.valid, fine.origin, fine.step)
     factor = round(STAGES_MM[0] / base.step)
-    valid = block_mean(base.valid.astype(np.float32), factor, mode="constant") >= 0.5
+    valid = padded_mean(base.valid.astype(np.float32), factor, mode="constant") >= 0.5
     origin = base.origin + (factor - 1) / 2 * base.step
-    middle = Grid(block_mean(base.data, factor, mode="edge"), valid, origin, STAGES_MM[0])
+    middle = Grid(padded_mean(base.data, factor, mode="edge"), valid, origin, STAGES_MM[0])
     return Pyramid((middle, base), tissue_threshold(middle.data[middle.valid]))
 
 
-def block_mean(data: Array, factor: int, mode: Literal["edge", "constant"]) -> Array:
+def padded_mean(data: Array, factor: int, mode: Literal["edge", "constant"]) -> Array:
     """Means of cubes of `factor` voxels; the far edges are padded to whole cubes (`constant`: by zeros)."""
-    data = np.pad(data, [(0, -size % factor) for size in data.shape], mode=mode)
-    d, h, w = (size // factor for size in data.shape)
-    return data.reshape(d, factor, h, factor, w, factor).mean(axis=(1, 3, 5), dtype=np.float32)
+    return block_mean(np.pad(data, [(0, -size % factor) for size in data.shape], mode=mode), (factor,) * 3)
 
 
 def head_mask(grid: Grid, threshold: float) -> npt.NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.fft import irfftn, next_fast_len, rfftn
 from scipy.spatial.transform import Rotation
 
-from voxbench.datasets.prepare.pyramid import Candidate, Pyramid, Target, block_mean
+from voxbench.datasets.prepare.pyramid import Candidate, Pyramid, Target, padded_mean
 from voxbench.datasets.prepare.volume import Array, Matrix, nearest_rotation, rotation_angle
 
 TISSUES = 3  # classes besides air
@@ -51,7 +51,7 @@ def classes(head: Pyramid, counts: npt.NDArray[np.bool_], step: float) -> Classe
     kind = np.digitize(grid.data, edges)
     factor = round(step / grid.step)
     shares = [
-        block_mean(((kind == value) & counts).astype(np.float32), factor, mode="constant")
+        padded_mean(((kind == value) & counts).astype(np.float32), factor, mode="constant")
         for value in range(TISSUES + 1)
     ]
     return Classes(np.stack(shares), grid.origin + (factor - 1) / 2 * grid.step, grid.step * factor)
@@ -125,8 +125,8 @@ def starts(
                 [ndimage.affine_transform(m, back, offset, (side,) * 3, order=1) for m in reference.shares]
             )
             value = likeness(turned, spectra, shape, MIN_SHARE * whole * scale**3)
-            for axis, cells in enumerate(beyond):
-                value[(slice(None),) * axis + (cells,)] = 0
+            for axis, out in enumerate(beyond):
+                value[(slice(None),) * axis + (out,)] = 0
             for peak in highest(value, peaks, apart=max(1, round(24 / step))):
                 shift = np.array([along[at] for along, at in zip(shifts, peak, strict=True)])
                 transform = np.eye(4)

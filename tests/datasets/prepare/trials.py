@@ -37,7 +37,7 @@ from . import heads, variants
 TRUE_MM = 10.0  # a crop further away than this is wrong
 COLUMNS = (
     "head", "variant", "side", "error_mm", "present", "verdict", "seconds", "information", "covered", "stretches",
-    "turn", "inside", "tissue", "least_sector", "apart", "reasons",
+    "turn", "inside", "around", "tissue", "least_sector", "likeness", "apart", "reasons",
 )  # fmt: skip
 
 
@@ -59,7 +59,8 @@ def trial(target: Target, volume: Volume, known: Matrix, *, spoilt: bool) -> Ite
             "verdict": verdict(error, present, refused=bool(reasons), spoilt=spoilt), "seconds": f"{seconds:.0f}",
             "information": f"{head.information:.3f}", "covered": f"{head.covered:.2f}",
             "stretches": " ".join(f"{s:.2f}" for s in head.stretches), "turn": f"{head.turn:.0f}",
-            "inside": f"{figures.inside:.2f}", "tissue": f"{figures.tissue:.2f}",
+            "inside": f"{figures.inside:.2f}", "around": f"{figures.covered:.2f}", "likeness": f"{figures.likeness:.2f}",
+            "tissue": f"{figures.tissue:.2f}",
             "least_sector": f"{min(figures.sectors.values()):.2f}", "apart": f"{figures.agreement:.1f}",
             "reasons": "; ".join(reasons),
         }  # fmt: skip
@@ -90,7 +91,7 @@ def main() -> None:
         for name in args.heads.split(","):
             head, change = heads.HEADS[name], variants.VARIANTS[variant]
             volume, known = change.apply(head.read(), np.array(head.centroids))
-            for row in trial(target, volume, known, spoilt=change.spoilt or name == "flair"):
+            for row in trial(target, volume, known, spoilt=change.spoilt or not head.whole):
                 for writer in writers:
                     writer.writerow({"head": name, "variant": variant, **row})
             sys.stdout.flush()

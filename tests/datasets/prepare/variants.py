@@ -38,9 +38,9 @@ def same(volume: Volume, _known: Matrix) -> Volume:
     return volume
 
 
-def kept(volume: Volume, low: Matrix, high: Matrix) -> Volume:
-    """Only the voxels between two world places [3]; infinite: up to the edge."""
-    corners = np.where(np.isfinite([low, high]), [low, high], 0)
+def kept(volume: Volume, low: Matrix, high: Matrix, anchor: Matrix) -> Volume:
+    """Only the voxels between two world places [3] as seen from `anchor`; infinite: up to the edge."""
+    corners = np.where(np.isfinite([low, high]), [low, high], anchor)
     index = np.round(to_voxel(volume, corners))
     first = np.where(np.isfinite(low), np.maximum(index[0], 0), 0).astype(int)
     last = np.where(np.isfinite(high), np.minimum(index[1], volume.data.shape), volume.data.shape).astype(int)
@@ -61,14 +61,14 @@ def window(
 
     def change(volume: Volume, known: Matrix) -> Volume:
         middle = known.mean(axis=0)
-        return kept(volume, middle + box[0], middle + box[1])
+        return kept(volume, middle + box[0], middle + box[1], middle)
 
     return change
 
 
 def through(volume: Volume, known: Matrix) -> Volume:
     """A sagittal edge through the right sinus: what lies further right was not scanned."""
-    return kept(volume, np.full(3, -np.inf), np.array([known[1, 0], np.inf, np.inf]))
+    return kept(volume, np.full(3, -np.inf), np.array([known[1, 0], np.inf, np.inf]), known[1])
 
 
 def slices(axis: int, mm: float) -> Change:
