@@ -34,9 +34,7 @@ class Limits:
     turn: float = 120.0  # degrees against the affine
     agreement: float = 8.0  # mm between two independent registrations, at the sinus
     inside: float = 0.85  # share of the sinus inside the scan
-    tissue: float = (
-        0.50  # share of the reference's tissue around the sinus, as far as scanned, that is tissue in the scan too
-    )
+    tissue: float = 0.50  # share of the reference's tissue around the sinus, where scanned, that is tissue there too
     sector: float = 0.55  # the same in each direction
     likeness: float = 0.53  # nats of mutual information around the sinus alone
 

@@ -2,7 +2,7 @@
 
 The way: (1) mutual information ranks positions near the orientation that the affine states (`starts`); (2) the best are
 refined quickly at 4 mm, and the best of those with care (`optimise`); (3) while the winner is in doubt, the quarter
-turns and `TURNS` other orientations are tried likewise; (4) the winner is refined at 2 mm, pushed off and found again.
+turns, and then `TURNS` other orientations, are tried likewise; (4) the winner is refined at 2 mm, pushed off and found again.
 
 Transforms are [4, 4], reference world mm -> scan world mm (RAS+).
 """
@@ -69,17 +69,21 @@ def is_certain(target: Target, scan: Pyramid, transform: Matrix) -> bool:
 def search(target: Target, scan: Pyramid, seed: int) -> Matrix:
     """The best position of the reference on a scan, to some millimetres.
 
-    First about the orientation that the affine states; all others are tried where that leaves doubt.
+    First about the orientation that the affine states; quarter turns and then all others where that leaves doubt.
     """
-    centre = target.points.mean(axis=0)
-    near = starts(target, scan, near_orientations(), step=STEP_MM, scales=SCALES, peaks=PEAKS)
-    found = compete(target, scan, distinct(near, NEAR, centre), NEAR_FINE, seed)
-    if is_certain(target, scan, found[1]):
-        return found[1]
-    quarters = starts(target, scan, quarter_orientations(), step=STEP_MM, scales=SCALES, peaks=PEAKS)
-    others = starts(target, scan, spread_orientations(TURNS), step=WIDE_MM, scales=(np.mean(SCALES),), peaks=PEAKS)
-    turned = [*distinct(quarters, TURNED, centre), *distinct(others, TURNED, centre)]
-    return max(found, compete(target, scan, turned, TURNED_FINE, seed), key=lambda candidate: candidate[0])[1]
+    stages = (
+        (near_orientations(), STEP_MM, SCALES, NEAR, NEAR_FINE),
+        (quarter_orientations(), STEP_MM, SCALES, TURNED, TURNED_FINE),
+        (spread_orientations(TURNS), WIDE_MM, (sum(SCALES) / 2,), TURNED, TURNED_FINE),
+    )
+    best: Candidate = (-1.0, np.eye(4))
+    for rotations, step, scales, quick, fine in stages:
+        found = starts(target, scan, rotations, step=step, scales=scales, peaks=PEAKS)
+        kept = distinct(found, quick, target.points.mean(axis=0))
+        best = max(best, compete(target, scan, kept, fine, seed), key=lambda candidate: candidate[0])
+        if is_certain(target, scan, best[1]):
+            break
+    return best[1]
 
 
 def compete(target: Target, scan: Pyramid, candidates: Sequence[Candidate], fine: int, seed: int) -> Candidate:

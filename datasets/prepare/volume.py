@@ -149,7 +149,7 @@ def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> V
     extent = np.linalg.norm(affine[:3, :3], axis=0) * shape
     if extent.min() < MIN_EXTENT_MM:
         raise DatasetError(
-            f"the scan is {extent.min():.0f} mm thick, at least {MIN_EXTENT_MM:.0f} mm are needed; export a whole volume"
+            f"the scan is {extent.min():.0f} mm thick, at least {MIN_EXTENT_MM:.0f} mm are needed; export it whole"
         )
     try:
         data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
@@ -216,7 +216,8 @@ def block_mean(data: Array, blocks: Sequence[int]) -> Array:
     """Means of blocks of so many voxels along each axis; what is left over at the far edges is dropped."""
     keep = tuple(slice(0, size // block * block) for size, block in zip(data.shape, blocks, strict=True))
     d, h, w = (size // block for size, block in zip(data.shape, blocks, strict=True))
-    return data[keep].reshape(d, blocks[0], h, blocks[1], w, blocks[2]).mean(axis=(1, 3, 5), dtype=np.float32)
+    cells = data[keep].reshape(d, blocks[0], h, blocks[1], w, blocks[2])
+    return np.asarray(cells.mean(axis=(1, 3, 5), dtype=np.float32))
 
 
 def inside_scan(volume: Volume, points: Matrix, *, filled: bool = False) -> npt.NDArray[np.bool_]:
