@@ -173,7 +173,8 @@ class SinusImplant(Dataset):
             PrepareOptions(
                 scans=table, out=out / "prepared", reference=reference, centroids=centroids if reference else None,
                 crop_mm=BASE_MM, size=BASE_SIZE, mirror="right", skip_broken=True,
-            )
+            ),
+            lambda _phase, done, total: self.progress(done, total) if self.progress is not None else None,
         )  # fmt: skip
         found: dict[str, dict[Side, Path]] = {}
         with (out / "prepared" / "private" / "sources.csv").open() as stream:

@@ -2,7 +2,8 @@
 
 The way: (1) mutual information ranks positions near the orientation that the affine states (`starts`); (2) the best are
 refined quickly at 4 mm, and the best of those with care (`optimise`); (3) while the winner is in doubt, the quarter
-turns, and then `TURNS` other orientations, are tried likewise; (4) the winner is refined at 2 mm, pushed off and found again.
+turns, and then `TURNS` other orientations, are tried likewise; (4) the winner is refined at 2 mm, then pushed off and
+found again.
 
 Transforms are [4, 4], reference world mm -> scan world mm (RAS+).
 """
