@@ -36,7 +36,7 @@ NEAR, NEAR_FINE = 12, 3  # positions refined quickly and with care about the sta
 TURNED, TURNED_FINE = 16, 4  # the same for quarter turns, and for the other orientations
 CERTAIN_NATS, CERTAIN_SHARE = 0.48, 0.25  # no wrong position had both in our trials, every right one had
 SETTLED_MM = 2.0
-TRIES = 4
+TRIES = 3
 HOPELESS_NATS = 0.40  # below it, a second opinion is not sought again and again: the head is refused anyway
 PUSH = (8.0, 8.0)  # degrees and mm
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from voxbench.datasets.prepare.command import PrepareOptions
 from voxbench.datasets.prepare.pyramid import Target, make_pyramid, make_target
 from voxbench.datasets.prepare.quality import (
     SIDES,
@@ -101,5 +103,8 @@ def test_defaced_and_stripped_and_cut_heads_are_refused(name: str) -> None:
     assert all("inside the scan" in " ".join(r) for r in refusals(heads.blanked_below(volume, centre), found))
 
 
-def test_same_seed_same_transform() -> None:
-    np.testing.assert_array_equal(lay(HEADS["ct"].read()).transform, laid("ct").transform)
+def test_same_seed_same_transform(prepared: PrepareOptions) -> None:
+    """The same scan twice, by `bench prepare` and by hand."""
+    records = [json.loads(path.read_text()) for path in (prepared.out / "heads").glob("*.json")]
+    ct = next(record for record in records if record["shape"] == list(HEADS["ct"].read().data.shape))
+    np.testing.assert_array_equal(ct["position"]["transform"], laid("ct").transform)
