@@ -3,7 +3,7 @@
 The way: (1) mutual information ranks positions near the orientation that the affine states (`starts`); (2) the best are
 refined quickly at 4 mm, and the best of those with care (`optimise`); (3) while the winner is in doubt, the quarter
 turns, and then `TURNS` other orientations, are tried likewise; (4) the winner is refined at 2 mm, then pushed off and
-found again.
+found again; (5) at last it is shifted by some millimetres to where the faces agree best.
 
 Transforms are [4, 4], reference world mm -> scan world mm (RAS+).
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (the name its own documentation uses)
@@ -39,6 +40,8 @@ SETTLED_MM = 2.0
 TRIES = 3
 HOPELESS_NATS = 0.40  # below it, a second opinion is not sought again and again: the head is refused anyway
 PUSH = (8.0, 8.0)  # degrees and mm
+FACE_MM = 50.0  # half a cube around each sinus, in which the face is shifted to its best place ...
+FACE_SHIFTS = np.arange(-6.0, 7.0, 2.0)  # ... by so many mm along each axis of the scan's world
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Registration:
     """The map of the reference head onto a scan, and how good it is."""
 
     transform: Matrix  # [4, 4]
-    information: float  # mutual information in nats over the part of the reference that the scan covers
+    information: float  # mutual information in nats where the scan covers the reference, before the face was followed
     covered: float  # share of the reference head that lies inside the scan
     apart: tuple[float, ...]  # mm between two registrations at each place asked for
 
@@ -118,7 +121,7 @@ def register(target: Target, scan: Pyramid, places: Matrix, seed: int) -> Regist
         value, share = information(target.points, target.values, scan.middle, best)
         if apart.max() <= SETTLED_MM or value < HOPELESS_NATS:
             break
-    return Registration(best, value, share, tuple(float(a) for a in apart))
+    return Registration(follow_face(target, scan, best, places), value, share, tuple(float(a) for a in apart))
 
 
 def again(target: Target, scan: Pyramid, found: Matrix, seed: int) -> Matrix:
@@ -133,3 +136,20 @@ def again(target: Target, scan: Pyramid, found: Matrix, seed: int) -> Matrix:
     start[:3, :3] = turn @ found[:3, :3]
     start[:3, 3] = there + PUSH[1] * direction / np.linalg.norm(direction) - start[:3, :3] @ middle
     return finish(target, scan, careful(target, scan, start, seed + 1), seed + 1)
+
+
+def follow_face(target: Target, scan: Pyramid, found: Matrix, places: Matrix) -> Matrix:
+    """The transform shifted to where the faces agree best: of a whole head, the brain decides, and faces differ.
+
+    In the five heads of docs/prepare.md this takes up to 4 mm off the distance of a crop from its sinus.
+    """
+    near = np.any([np.all(np.abs(target.points - place) <= FACE_MM, axis=1) for place in places], axis=0)
+    points, values = target.points[near], target.values[near]
+    best: Candidate = (-1.0, found)
+    for shift in sorted(product(FACE_SHIFTS, repeat=3), key=np.linalg.norm):  # of equals, the smallest
+        moved = found.copy()
+        moved[:3, 3] += shift
+        value, share = information(points, values, scan.middle, moved)
+        if value * np.sqrt(share) > best[0]:
+            best = (value * float(np.sqrt(share)), moved)
+    return best[1]
