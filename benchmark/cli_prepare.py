@@ -58,12 +58,15 @@ def prepare(
     ] = None,
     modality: Annotated[Modality, typer.Option(help="auto: CT is known by values below -500 HU.")] = Modality.auto,
     reference: Annotated[
-        Path | None, typer.Option(help="Reference head (NIfTI). Without: MNI152 through templateflow.")
+        Path | None,
+        typer.Option(
+            help="Reference head (NIfTI): MNI152, or another with --centroids. Without: MNI152 through templateflow."
+        ),
     ] = None,
     centroids: Annotated[
         str | None,
         typer.Option(
-            help="Mean sinus centroids in the reference, left/right in mm RAS+: -25,38,-66/25,38,-66 in MNI152."
+            help="Mean sinus centroids in the reference, left/right, mm RAS+. MNI152 has them: -25,38,-66/25,38,-66."
         ),
     ] = None,
     samples_per_sinus: Annotated[
@@ -138,6 +141,9 @@ def summarise(result: PrepareResult, console: Console) -> None:
         line = f"  refused {row['patient_id']} {row['side']}: {row['reason']}"
         console.print(escape(line), highlight=False, soft_wrap=True)
     if len(result.excluded) > 10:
-        console.print(f"  ... and {len(result.excluded) - 10} more in excluded.csv", highlight=False, soft_wrap=True)
+        console.print(f"  ... and {len(result.excluded) - 10} more", highlight=False, soft_wrap=True)
+    if result.excluded:
+        who = result.out / "private" / "sources.csv"
+        console.print(f"  all of them in excluded.csv; who they are: {who}", soft_wrap=True, highlight=False)
     console.print(f"look at {result.out / 'index.html'} first", soft_wrap=True, highlight=False)
     console.print(f"then: bench run --dataset {result.out}", soft_wrap=True, highlight=False)

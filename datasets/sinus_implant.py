@@ -32,9 +32,9 @@ from scipy import ndimage
 
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
 from voxbench.datasets.prepare.command import PrepareOptions, prepare
+from voxbench.datasets.prepare.pyramid import tissue_threshold
 from voxbench.datasets.prepare.quality import SINUS_RADII_MM, Side
 from voxbench.datasets.prepare.reference import MNI_CENTROIDS
-from voxbench.datasets.prepare.register import tissue_threshold
 from voxbench.datasets.prepare.scans import is_nifti
 from voxbench.datasets.prepare.volume import hash_file
 from voxbench.datasets.sinus_anatomy import soft
@@ -173,7 +173,8 @@ class SinusImplant(Dataset):
             PrepareOptions(
                 scans=table, out=out / "prepared", reference=reference, centroids=centroids if reference else None,
                 crop_mm=BASE_MM, size=BASE_SIZE, mirror="right", skip_broken=True,
-            )
+            ),
+            lambda _phase, done, total: self.progress(done, total) if self.progress is not None else None,
         )  # fmt: skip
         found: dict[str, dict[Side, Path]] = {}
         with (out / "prepared" / "private" / "sources.csv").open() as stream:

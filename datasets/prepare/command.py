@@ -142,6 +142,9 @@ def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], La
             modality=options.modality,
             converted=folder.private / "converted",
         )
+        scans = [scan for scan in scans if not is_reference(scan.path, options.reference)]  # it may lie among them
+        if not scans and not found:
+            problems.append(f"{options.scans}: no head in here besides the reference")
         problems += found
     except DatasetError as error:
         problems.append(error.message)
@@ -156,11 +159,16 @@ def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], La
     return scans, labels, problems
 
 
+def is_reference(path: Path, reference: Path | None) -> bool:
+    """Whether a scan is the reference head itself."""
+    return reference is not None and path.resolve() == reference.resolve()
+
+
 def make_recipe(options: PrepareOptions, problems: list[str]) -> Recipe | None:
     """The recipe; if its reference cannot be used, the reason joins `problems`."""
     try:
         reference = find_reference(options.reference, options.centroids)
-        reference.target()
+        reference.check()
     except DatasetError as error:
         problems.append(error.message)
         return None

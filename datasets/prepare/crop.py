@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from voxbench.datasets.prepare.pyramid import Target
 from voxbench.datasets.prepare.quality import Side, apply
-from voxbench.datasets.prepare.register import Target
 from voxbench.datasets.prepare.volume import (
     Array,
     Matrix,

@@ -12,20 +12,14 @@ import numpy as np
 
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import crop, picture, quality, store
+from voxbench.datasets.prepare.pyramid import STAGES_MM, Pyramid, Target, make_pyramid
 from voxbench.datasets.prepare.quality import SIDES
 from voxbench.datasets.prepare.reference import Reference
-from voxbench.datasets.prepare.register import (
-    STAGES_MM,
-    Pyramid,
-    Registration,
-    Target,
-    make_pyramid,
-    register,
-)
+from voxbench.datasets.prepare.register import Registration, register
 from voxbench.datasets.prepare.scans import ScanModality
 from voxbench.datasets.prepare.volume import Matrix, Volume, read_volume, to_grid
 
-VERSION = 1  # raise it when results change: earlier heads are then done again
+VERSION = 2  # raise it when results change: earlier heads are then done again
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ def check_scan(path: Path, modality: ScanModality) -> tuple[str, str]:
     """(SHA-256, "") of a good file, ("", what is wrong) of a bad one."""
     try:
         if not path.is_file():
-            return "", "there is no such file"
+            return "", "there is no such file, or a link to nothing; fetch it (datalad get) or correct its path"
         read_volume(path, modality)
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest(), ""
@@ -119,7 +113,7 @@ def do_head(task: Task) -> store.Record:
         for side, c in zip(SIDES, task.recipe.reference.points(), strict=True)
     }
     taken = {side: not sides[side]["refused"] for side in SIDES}
-    store.write(task.out / drawn, picture.draw(pyramid.levels[-1], transform, target, boxes, taken))
+    store.write(task.out / drawn, picture.draw(pyramid.fine, transform, target, boxes, taken))
     record: store.Record = {
         "code": task.code, "key": task.key(), "position": position, "head": quality.as_record(head), "sides": sides,
         "modality": scan.modality, "shape": list(scan.data.shape), "spacing": [round(s, 4) for s in scan.spacing],

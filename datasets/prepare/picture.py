@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from voxbench.datasets.prepare.crop import Box
+from voxbench.datasets.prepare.pyramid import Target
 from voxbench.datasets.prepare.quality import Side, apply
-from voxbench.datasets.prepare.register import Target
 from voxbench.datasets.prepare.volume import Grid, Matrix, nearest_rotation
 
 PIXEL_MM = 1.1
@@ -97,4 +97,5 @@ def mark(pen: ImageDraw.ImageDraw, corners: Matrix, axes: tuple[int, int], side:
     if not taken:
         pen.line((x0, y0, x1, y1), fill=colour, width=1)
         pen.line((x0, y1, x1, y0), fill=colour, width=1)
-    pen.text((x0 + 4, y0 + 2), side[0].upper(), fill=colour, font_size=16)
+    outer = x0 + 4 if side == "left" else x1 - 15  # the boxes overlap in the middle
+    pen.text((outer, y0 + 2), side[0].upper(), fill=colour, font_size=16)

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from voxbench.datasets.prepare.register import Pyramid, Registration, Target
+from voxbench.datasets.prepare.pyramid import Pyramid, Target, information
+from voxbench.datasets.prepare.register import Registration
 from voxbench.datasets.prepare.volume import Matrix, Volume, inside_scan, nearest_rotation, rotation_angle
 
 Side = Literal["left", "right"]
@@ -21,7 +22,6 @@ SINUS_RADII_MM = (14.0, 18.0, 18.0)  # of an ellipsoid about as large as an adul
 LATTICE_MM = 3.0
 NEAR_MM = 34.0  # half a cube around the sinus in which tissue is looked for
 MIN_EXPECTED = 60  # points of tissue that a sector of the reference must have to be judged
-FLAT_MM = 4.0  # a voxel is flat if it equals its neighbours this far away
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Limits:
     turn: float = 120.0  # degrees against the affine
     agreement: float = 8.0  # mm between two independent registrations, at the sinus
     inside: float = 0.85  # share of the sinus inside the scan
-    tissue: float = 0.50  # share of the reference's tissue around the sinus that is tissue in the scan too
-    sector: float = 0.40  # the same in each direction
+    tissue: float = 0.50  # share of the reference's tissue around the sinus, where scanned, that is tissue there too
+    sector: float = 0.55  # the same in each direction
+    likeness: float = 0.53  # nats of mutual information around the sinus alone
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ class SideFigures:
 
     centre: tuple[float, float, float]  # world mm
     inside: float  # share of the sinus inside the scan
-    tissue: float  # share of expected tissue found around it
+    covered: float  # share of its surroundings inside the scan
+    tissue: float  # share of expected tissue found there
     sectors: dict[str, float]  # the same in front, behind, lateral, medial, below, above, where judged
-    flat: float  # share of expected tissue that is one exact value: cut off, or zeroed by defacing
+    likeness: float  # nats of mutual information with the reference around this sinus alone
     agreement: float  # mm between two registrations
 
 
@@ -91,7 +93,7 @@ def surroundings(target: Target, centre: Matrix, side: Side) -> tuple[Matrix, di
     axis = np.arange(-NEAR_MM, NEAR_MM + 1e-9, LATTICE_MM)
     lattice = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
     lattice = lattice[np.sum((lattice / SINUS_RADII_MM) ** 2, axis=1) > 1.2]
-    values, inside = target.pyramid.levels[-1].sample(lattice + centre)
+    values, inside = target.pyramid.fine.sample(lattice + centre)
     kept = lattice[inside & (values > target.pyramid.threshold)]
     out = kept * np.array([-1.0 if side == "left" else 1.0, 1.0, 1.0])  # x grows to the outside
     reach = out / np.array(SINUS_RADII_MM)
@@ -117,26 +119,26 @@ def side_figures(
     """Figures of one sinus; `centre` in the reference's mm."""
     transform = found.transform
     points, sectors = surroundings(target, centre, side)
-    values, inside = pyramid.levels[-1].sample(apply(transform, points))
-    tissue = inside & (values > pyramid.threshold)
+    values, inside = pyramid.fine.sample(apply(transform, points))
+    tissue = values > pyramid.threshold
+    judged = {name: inside & at for name, at in sectors.items()}
+    sinus = apply(transform, sinus_points(centre))
     here = apply(transform, centre[None])[0]
     return SideFigures(
         centre=(float(here[0]), float(here[1]), float(here[2])),
-        inside=float(inside_scan(scan, apply(transform, sinus_points(centre)), filled=True).mean()),
-        tissue=float(tissue.mean()),
-        sectors={name: float(tissue[at].mean()) for name, at in sectors.items() if at.sum() >= MIN_EXPECTED},
-        flat=flat_share(pyramid, apply(transform, points)),
+        inside=float(np.mean(inside_scan(scan, sinus, filled=True) & pyramid.fine.sample(sinus)[1])),
+        covered=float(inside.mean()),
+        tissue=float(tissue[inside].mean()) if inside.any() else 0.0,
+        sectors={name: float(tissue[at].mean()) for name, at in judged.items() if at.sum() >= MIN_EXPECTED},
+        likeness=local_information(target, pyramid, transform, centre),
         agreement=found.apart[SIDES.index(side)],
     )
 
 
-def flat_share(pyramid: Pyramid, points: Matrix) -> float:
-    """The share of world points outside the scan, or with one exact value all around them."""
-    grid = pyramid.levels[-1]
-    shifts = np.concatenate([np.zeros((1, 3)), np.eye(3) * FLAT_MM, -np.eye(3) * FLAT_MM])
-    around = [grid.sample(points + shift) for shift in shifts]
-    values = np.stack([value for value, _ in around])
-    return float(np.mean(~around[0][1] | (np.ptp(values, axis=0) == 0)))
+def local_information(target: Target, pyramid: Pyramid, transform: Matrix, centre: Matrix) -> float:
+    """Mutual information (nats) of reference and scan in the cube around one sinus, tissue and air."""
+    near = np.all(np.abs(target.points - centre) <= NEAR_MM, axis=1)
+    return information(target.points[near], target.values[near], pyramid.middle, transform)[0]
 
 
 def judge_head(figures: HeadFigures, limits: Limits) -> list[str]:
@@ -170,6 +172,11 @@ def judge_side(figures: SideFigures, limits: Limits) -> list[str]:
     if figures.inside < limits.inside:
         reasons.append(
             f"only {figures.inside:.0%} of the sinus lie inside the scan (at least {limits.inside:.0%} are needed)"
+        )
+    if figures.likeness < limits.likeness:
+        reasons.append(
+            f"around the sinus, scan and reference share {figures.likeness:.2f} nats (at least {limits.likeness:.2f}): "
+            "misplaced, or a blurred or removed face?"
         )
     if figures.agreement > limits.agreement:
         reasons.append(

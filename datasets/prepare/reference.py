@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 
 from voxbench.datasets.base import DatasetError
-from voxbench.datasets.prepare.register import STAGES_MM, Target, make_target
-from voxbench.datasets.prepare.volume import Matrix, hash_file, read_volume, to_grid
+from voxbench.datasets.prepare.pyramid import STAGES_MM, Target, make_target
+from voxbench.datasets.prepare.quality import SIDES, surroundings
+from voxbench.datasets.prepare.volume import Matrix, box_corners, hash_file, read_volume, to_grid
 
 # Mean centroids of the maxillary sinuses in MNI152 (RAS+ mm), left then right. The template ends at z = -72, within the
 # sinus floor, so its own air has a higher centroid (about -62) than a whole sinus has.
 MNI_CENTROIDS = ((-25.0, 38.0, -66.0), (25.0, 38.0, -66.0))
+MNI_EDGES = np.array([[-93.0, -129.0, -75.0], [93.0, 94.0, 111.0]])  # RAS+ mm: between the 6th and 2009 generations
+EDGE_TOLERANCE_MM = 12.0
+MIN_TISSUE = 2000  # points of tissue on the lattice around a sinus: MNI152 has 4800, a wrong place far fewer
 TEMPLATE = {
     "template": "MNI152NLin6Asym",
     "resolution": 2,
@@ -41,26 +45,52 @@ class Reference:
         except DatasetError as error:
             raise DatasetError(f"reference {self.path}: {error.message}") from error
 
+    def check(self) -> None:
+        """Raises DatasetError if it cannot be read, or shows no face where its sinuses should be."""
+        target = self.target()
+        for side, centroid in zip(SIDES, self.points(), strict=True):
+            tissue = len(surroundings(target, centroid, side)[0])
+            if tissue < MIN_TISSUE:
+                raise DatasetError(
+                    f"reference {self.path}: hardly any tissue around the {side} sinus at {centroid.tolist()}; "
+                    "it must be a whole head with its face, and --centroids must be in its mm"
+                )
+
     def points(self) -> Matrix:
         """The centroids [2, 3], left then right."""
         return np.array(self.centroids)
 
 
 def find_reference(path: Path | None, centroids: str | None) -> Reference:
-    """The user's reference with its centroids, or MNI152 through templateflow."""
-    if (path is None) and centroids is not None:
-        raise DatasetError("--centroids belong to a head: give --reference too")
-    if path is not None and not path.is_file():
+    """The user's reference with its centroids (those of MNI152 if it is one), or MNI152 through templateflow."""
+    if path is None:
+        if centroids is not None:
+            raise DatasetError("--centroids belong to a head: give --reference too")
+        found = fetch_template()
+        return Reference(found, hash_file(found), MNI_CENTROIDS, "MNI152NLin6Asym")
+    if not path.is_file():
         raise DatasetError(f"--reference {path}: there is no such file")
-    if path is not None and centroids is None:
-        raise DatasetError(
-            "--reference needs --centroids x,y,z/x,y,z (mm, RAS+; left sinus, then right); "
-            "for MNI152 these are -25,38,-66/25,38,-66"
-        )
-    if path is not None and centroids is not None:
+    if centroids is not None:
         return Reference(path, hash_file(path), parse_centroids(centroids), "user")
-    found = fetch_template()
-    return Reference(found, hash_file(found), MNI_CENTROIDS, "MNI152NLin6Asym")
+    if not is_mni152(path):
+        raise DatasetError(
+            f"--reference {path}: where its sinuses lie is not known (only MNI152 is, by the file's name and extent); "
+            "add --centroids x,y,z/x,y,z in mm RAS+, left sinus, then right"
+        )
+    return Reference(path, hash_file(path), MNI_CENTROIDS, "MNI152")
+
+
+def is_mni152(path: Path) -> bool:
+    """Whether a file is an MNI152 template: it is called so, and its edges lie where those of all its releases lie."""
+    if re.search("mni.*152", path.name, flags=re.IGNORECASE) is None:
+        return False
+    try:
+        volume = read_volume(path)
+    except DatasetError:
+        return False  # what is wrong with the file is said when it is read in earnest
+    corners = box_corners(volume.data.shape) @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    edges = np.array([corners.min(axis=0), corners.max(axis=0)])
+    return bool(np.abs(edges - MNI_EDGES).max() <= EDGE_TOLERANCE_MM)
 
 
 def parse_centroids(

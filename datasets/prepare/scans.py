@@ -58,7 +58,7 @@ def find_scans(
     elif any(source.glob("sub-*/anat")) or any(source.glob("sub-*/ses-*/anat")):
         scans, problems = from_bids(source, suffix, modality)
     else:
-        files = sorted(path for path in source.rglob("*") if is_nifti(path) and path.is_file())
+        files = sorted(path for path in source.rglob("*") if is_nifti(path) and not path.is_dir())
         if files:
             scans, problems = [Scan(p, patient_of(p, source, id_pattern), modality) for p in files], []
         else:

@@ -71,6 +71,7 @@ def side_line(side: Mapping[str, object]) -> str:
     reasons = side["refused"]
     facts = (
         f"sinus inside the scan {float(str(side['inside'])):.0%}, tissue around it {float(str(side['tissue'])):.0%}, "
+        f"likeness there {float(str(side['likeness'])):.2f} nats, "
         f"two registrations {float(str(side['agreement'])):.1f} mm apart"
     )
     if isinstance(reasons, list) and reasons:

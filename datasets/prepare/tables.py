@@ -22,6 +22,8 @@ def read_table(
     """
     if not path.is_file():
         raise DatasetError(f"{path}: there is no such spreadsheet")
+    if path.suffix.lower() in (".xls", ".ods"):
+        raise DatasetError(f"{path}: {path.suffix} files are not read; save the spreadsheet as .xlsx or CSV")
     lines = read_xlsx(path) if path.suffix.lower() == ".xlsx" else read_text(path)
     if not lines:
         raise DatasetError(f"{path}: the spreadsheet is empty; its first row must name the columns")
@@ -51,7 +53,10 @@ def read_text(path: Path) -> list[list[str]]:
         raise DatasetError(f"{path}: the spreadsheet is not text; save it as UTF-8 CSV")
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
-    return [line for line in csv.reader(text.splitlines(), delimiter=delimiter) if line]
+    try:
+        return [line for line in csv.reader(text.splitlines(), delimiter=delimiter) if line]
+    except csv.Error as error:
+        raise DatasetError(f"{path}: the spreadsheet is not readable ({error}); save it as UTF-8 CSV") from error
 
 
 def read_xlsx(path: Path) -> list[list[str]]:

@@ -6,6 +6,7 @@ World coordinates are mm in RAS+: x grows to the patient's right, y to the front
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,8 @@ MIN_SLICES = 8  # along every axis: below that, there is no 3D anatomy to regist
 MIN_EXTENT_MM = 40.0  # along every axis: less cannot hold a sinus and a neighbourhood to recognise it by
 VOXEL_RANGE_MM = (0.1, 12.0)
 CT_AIR_HU = -500.0  # a tenth of a scan below this: values are Hounsfield units, whose air is -1000
-CT_FLOOR_HU = -1024.0  # scanners write -2000 or -3024 outside the reconstructed circle
+CT_FLOOR_HU = -1024.0  # air, noise included; scanners write -2000 or -3024 outside the reconstructed circle ...
+CT_PADDING_HU = -1500.0  # ... which is below this, and was not scanned
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Volume:
 class Grid:
     """A volume on a regular grid along the world's axes: voxel i is at `origin + i * step`, mm.
 
-    `valid` marks the voxels that the scan really covers (an oblique scan leaves corners free).
+    `valid` marks the voxels that the scan really covers (an oblique scan leaves corners free, a CT's circle too).
     """
 
     data: Array
@@ -140,11 +142,15 @@ def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> V
     if image.get_data_dtype().fields is not None or image.get_data_dtype().kind == "c":
         raise DatasetError("colour or complex values; export plain intensities")
     if min(shape) < MIN_SLICES:
-        raise DatasetError(f"{min(shape)} slices along one axis, at least {MIN_SLICES} are needed")
+        raise DatasetError(
+            f"{min(shape)} slices along one axis, at least {MIN_SLICES} are needed; export a whole volume"
+        )
     affine, notes = header_affine(image)
     extent = np.linalg.norm(affine[:3, :3], axis=0) * shape
     if extent.min() < MIN_EXTENT_MM:
-        raise DatasetError(f"the scan is {extent.min():.0f} mm thick, at least {MIN_EXTENT_MM:.0f} mm are needed")
+        raise DatasetError(
+            f"the scan is {extent.min():.0f} mm thick, at least {MIN_EXTENT_MM:.0f} mm are needed; export it whole"
+        )
     try:
         data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     except Exception as error:  # truncated gzip, short file, broken stream: EOFError, OSError, zlib.error, ValueError
@@ -180,11 +186,10 @@ def to_grid(volume: Volume, step: float) -> Grid:
     Outside the scan the value is the lowest one, and `valid` is false.
     """
     data, affine = clean(volume), volume.affine.copy()
+    known = (volume.data > CT_PADDING_HU).astype(np.float32) if is_hounsfield(volume) else None
     blocks = [max(1, int(step / size * 0.75)) for size in volume.spacing]  # averaging = anti-aliasing
     if max(blocks) > 1:
-        keep = tuple(slice(0, size // block * block) for size, block in zip(data.shape, blocks, strict=True))
-        d, h, w = (size // block for size, block in zip(data.shape, blocks, strict=True))
-        data = data[keep].reshape(d, blocks[0], h, blocks[1], w, blocks[2]).mean(axis=(1, 3, 5), dtype=np.float32)
+        data, known = block_mean(data, blocks), None if known is None else block_mean(known, blocks)
         affine[:3, 3] += affine[:3, :3] @ ((np.array(blocks) - 1) / 2)
         affine[:3, :3] = affine[:3, :3] * np.array(blocks)
     corners = box_corners(data.shape) @ affine[:3, :3].T + affine[:3, 3]
@@ -202,7 +207,17 @@ def to_grid(volume: Volume, step: float) -> Grid:
         i, j, k = (axis * np.float32(matrix[row, column]) for column, axis in enumerate(axes))
         source = i[:, None, None] + j[None, :, None] + k[None, None, :] + np.float32(offset[row])
         valid &= (source >= -0.5) & (source <= data.shape[row] - 0.5)
+    if known is not None:
+        valid &= ndimage.affine_transform(known, matrix, offset, output_shape=shape, order=1, mode="nearest") > 0.99
     return Grid(out.astype(np.float32), valid, low, step)
+
+
+def block_mean(data: Array, blocks: Sequence[int]) -> Array:
+    """Means of blocks of so many voxels along each axis; what is left over at the far edges is dropped."""
+    keep = tuple(slice(0, size // block * block) for size, block in zip(data.shape, blocks, strict=True))
+    d, h, w = (size // block for size, block in zip(data.shape, blocks, strict=True))
+    cells = data[keep].reshape(d, blocks[0], h, blocks[1], w, blocks[2])
+    return np.asarray(cells.mean(axis=(1, 3, 5), dtype=np.float32))
 
 
 def inside_scan(volume: Volume, points: Matrix, *, filled: bool = False) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,9 +19,10 @@ from voxbench.benchmark.cli_prepare import prepare as cli_prepare
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import labels as sheet
 from voxbench.datasets.prepare import scans as sources
-from voxbench.datasets.prepare.command import prepare
+from voxbench.datasets.prepare.command import PrepareOptions, gather, prepare
 from voxbench.datasets.prepare.reference import find_reference, parse_centroids
-from voxbench.datasets.prepare.volume import guess_modality, header_affine, read_volume
+from voxbench.datasets.prepare.store import Store
+from voxbench.datasets.prepare.volume import Volume, guess_modality, header_affine, read_volume, to_grid
 
 from .conftest import options
 
@@ -76,17 +79,19 @@ def test_every_flaw_has_its_line_in_one_pass(tmp_path: Path, save: Save, referen
     assert not (tmp_path / "out").exists()
 
 
-def test_exit_code_2_and_earlier_output_stays(tmp_path: Path, save: Save, reference: Path) -> None:
-    save("good.nii.gz")
+def test_exit_code_2_and_earlier_output_stays(tmp_path: Path, prepared: PrepareOptions, reference: Path) -> None:
     out = tmp_path / "out"
-    prepare(options(tmp_path / "scans", out))
+    shutil.copytree(prepared.out, out)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    shutil.copytree(prepared.scans, tmp_path / "scans")
     (tmp_path / "scans" / "empty.nii.gz").touch()
+    (tmp_path / "scans" / "annexed.nii.gz").symlink_to(tmp_path / "not fetched")
     app = typer.Typer()
     app.command()(cli_prepare)
     arguments = [str(tmp_path / "scans"), "--out", str(out), "--reference", str(reference), "--workers", "1"]
-    told = CliRunner().invoke(app, [*arguments, "--centroids=-25,38,-66/25,38,-66"])
+    told = CliRunner().invoke(app, arguments)  # MNI152 needs no --centroids
     assert told.exit_code == 2
+    assert "annexed.nii.gz: there is no such file, or a link to nothing" in told.output
     assert "empty.nii.gz: the file is empty" in told.output
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
@@ -103,6 +108,7 @@ def test_foreign_folder_is_not_written_to(tmp_path: Path, save: Save) -> None:
         ("none.csv", None, "no such spreadsheet"),
         ("empty.csv", b"", "is empty"),
         ("binary.csv", b"\xff\xfe\x00\x01", "not readable"),
+        ("old.xls", b"\xd0\xcf\x11\xe0", "save the spreadsheet as .xlsx"),
         ("broken.xlsx", b"PK\x03\x04 not a workbook", "not readable"),
         ("columns.csv", b"name,finding\nx,normal\n", "no column patient_id or"),
     ],
@@ -207,10 +213,39 @@ def test_modality_by_air() -> None:
 
 def test_reference_needs_its_centroids(tmp_path: Path) -> None:
     (tmp_path / "r.nii.gz").write_bytes(gzip.compress(b"x"))
-    with pytest.raises(DatasetError, match="needs --centroids"):
+    with pytest.raises(DatasetError, match="add --centroids"):
         find_reference(tmp_path / "r.nii.gz", None)
     with pytest.raises(DatasetError, match="left sinus comes first"):
         parse_centroids("25,38,-66/-25,38,-66")
     with pytest.raises(DatasetError, match="write x,y,z/x,y,z"):
         parse_centroids("25,38")
+    (tmp_path / "MNI152_of_mine.nii.gz").write_bytes(gzip.compress(b"x"))
+    with pytest.raises(DatasetError, match="add --centroids"):
+        find_reference(tmp_path / "MNI152_of_mine.nii.gz", None)  # its name alone does not make it one
     assert parse_centroids(" -25, 38,-66 / 25,38,-66.5") == ((-25, 38, -66), (25, 38, -66.5))
+
+
+def test_mni152_is_known_and_no_patient(reference: Path, tmp_path: Path) -> None:
+    """A reference that lies among the scans is none of them; MNI152 needs no centroids."""
+    assert find_reference(reference, None).points().tolist() == [[-25, 38, -66], [25, 38, -66]]
+    given = options(reference.parent, tmp_path / "out")
+    scans, _, problems = gather(given, Store(given.out))
+    assert scans == []
+    assert "no head in here besides the reference" in problems[0]
+
+
+def test_reference_without_a_face(reference: Path) -> None:
+    known = find_reference(reference, None)
+    known.check()
+    with pytest.raises(DatasetError, match="hardly any tissue around the left sinus"):
+        replace(known, centroids=((-25.0, 38.0, -110.0), (25.0, 38.0, -110.0))).check()
+
+
+def test_padding_of_a_ct_was_not_scanned() -> None:
+    """What lies outside the reconstructed circle is no air, and counts for nothing."""
+    rng = np.random.default_rng(0)
+    data = np.where(np.arange(40)[:, None, None] < 15, -3024, rng.uniform(-1000, 1000, (40, 40, 40))).astype(np.float32)
+    grid = to_grid(Volume(data, np.diag([2.0, 2.0, 2.0, 1.0]), "ct"), 2.0)
+    assert not grid.valid[:14].any()
+    assert grid.valid[16:].all()
+    assert grid.data.min() >= -1024

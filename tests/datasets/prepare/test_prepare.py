@@ -16,39 +16,12 @@ from scipy import ndimage
 
 from voxbench.datasets.manifest import Manifest, ManifestOptions
 from voxbench.datasets.prepare.command import PrepareOptions, prepare
-from voxbench.datasets.prepare.quality import Limits
-from voxbench.datasets.prepare.volume import Volume, read_volume
+from voxbench.datasets.prepare.volume import read_volume
 
 from . import heads
-from .conftest import options
+from .conftest import RADIUS
 
 pytestmark = pytest.mark.skipif(not heads.REFERENCE.is_file(), reason=heads.WHY_ABSENT)
-SHEET = "patient,side,finding\nMueller_Anna,left,polyp\nMueller_Anna,right,normal\nHuber_Josef,,\n"
-RADIUS = 14  # mm of the lesion planted into a scan
-
-
-def save(path: Path, volume: Volume) -> None:
-    image = nib.Nifti1Image(volume.data, volume.affine)
-    image.header["descrip"] = b"Anna Mueller 1970-01-01"
-    image.to_filename(path)
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> PrepareOptions:
-    """Two patients: a T2 with a bright lesion in the left sinus, and a CT; three crops a sinus."""
-    folder = tmp_path_factory.mktemp("prepare")
-    (folder / "scans").mkdir()
-    t2 = heads.HEADS["t2"]
-    volume = t2.read()
-    lesion = np.linalg.norm(heads.world(volume) - np.array(t2.centroids[0]), axis=-1) < RADIUS
-    save(folder / "scans" / "Mueller_Anna.nii.gz", replace(volume, data=np.where(lesion, 2500, volume.data)))
-    shutil.copyfile(heads.DATA / heads.HEADS["ct"].path, folder / "scans" / "Huber_Josef.nii.gz")
-    (folder / "sheet.csv").write_text(SHEET)
-    given = options(
-        folder / "scans", folder / "out", labels=folder / "sheet.csv", samples_per_sinus=3, size=32, limits=Limits()
-    )
-    assert prepare(given).done_now == 2
-    return given
 
 
 def rows(path: Path) -> list[dict[str, str]]:
