@@ -42,7 +42,7 @@ from voxbench.datasets.sinus_findings import SHARES, Finding, Lesion, draw_findi
 
 Array = npt.NDArray[np.float32]
 
-GENERATOR_VERSION = 1  # raise it whenever a volume or a label changes
+GENERATOR_VERSION = 2  # raise it whenever a volume or a label changes
 BASE_MM, BASE_SIZE = 80.0, 96  # what is kept of a head around each sinus: room for bending and shifting
 FIELD_OF_VIEW = 56.0  # mm, each axis of a volume
 PREVALENCE = 0.54  # of label 1 among volumes, as in sinus-phantom
