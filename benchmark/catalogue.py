@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+from pydantic.fields import FieldInfo
+
 from voxbench.benchmark import registry
 from voxbench.benchmark.config import presets
 from voxbench.benchmark.errors import BenchError
@@ -21,12 +23,16 @@ def catalogue(kind: Literal["methods", "datasets", "encoders", "presets"]) -> li
         except BenchError as error:
             rows.append({"name": name, "about": str(error), "options": {}})
             continue
-        options = {
-            key: "required" if field.is_required() else json.loads(json.dumps(field.get_default(True), default=str))
-            for key, field in found.Options.model_fields.items()
-        }
+        options = {key: _default(field) for key, field in found.Options.model_fields.items()}
         rows.append({"name": name, "about": found.about, "options": options})
     return rows
+
+
+def _default(field: FieldInfo) -> Any:
+    """An option's default as JSON has it."""
+    if field.is_required():
+        return "required"
+    return json.loads(json.dumps(field.get_default(call_default_factory=True), default=str))
 
 
 def _header(text: str) -> str:

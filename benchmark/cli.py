@@ -245,11 +245,13 @@ def main() -> None:
     # A scheduler's SIGTERM ends a run as Ctrl-C does: what is done stays, and the same command goes on. Not by way of
     # SIGINT, which a shell has its background jobs ignore.
     signal.signal(signal.SIGTERM, _interrupt)
-    from voxbench.benchmark.work import EXPECTED
-
     try:
         app()
-    except (*EXPECTED, OSError) as error:
+    except Exception as error:
+        from voxbench.benchmark.work import EXPECTED  # brings PyTorch, which `--help` can do without
+
+        if not isinstance(error, (*EXPECTED, OSError)):
+            raise
         problems.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(USER_ERROR)
 
