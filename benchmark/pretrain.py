@@ -33,8 +33,8 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
     """
     if len(plan.members) < 2:
         raise BenchError(
-            f"stage {plan.name!r} has {len(plan.members)} volumes to learn from, and needs 2: use a larger fraction or "
-            "add volumes"
+            f"stage {plan.name!r} needs 2 volumes or more to learn from, and has {len(plan.members)}: use a larger "
+            "fraction or add volumes"
         )
     method, stage = _rebuilt(context, plan)
     recipe = context.config.prior if stage.budget == "prior" else context.config.pretrain

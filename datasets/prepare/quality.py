@@ -171,7 +171,7 @@ def judge_side(figures: SideFigures, limits: Limits) -> list[str]:
     reasons = []
     if figures.inside < limits.inside:
         reasons.append(
-            f"only {figures.inside:.0%} of the sinus lie inside the scan (at least {limits.inside:.0%} are needed)"
+            f"only {figures.inside:.0%} of the sinus lies inside the scan (at least {limits.inside:.0%} are needed)"
         )
     if figures.likeness < limits.likeness:
         reasons.append(
