@@ -62,7 +62,7 @@ def trial(target: Target, volume: Volume, known: Matrix, *, spoilt: bool) -> Ite
             "inside": f"{figures.inside:.2f}", "around": f"{figures.covered:.2f}",
             "likeness": f"{figures.likeness:.2f}",
             "tissue": f"{figures.tissue:.2f}",
-            "least_sector": f"{min(figures.sectors.values()):.2f}", "apart": f"{figures.agreement:.1f}",
+            "least_sector": f"{min(figures.sectors.values(), default=np.nan):.2f}", "apart": f"{figures.agreement:.1f}",
             "reasons": "; ".join(reasons),
         }  # fmt: skip
 
