@@ -37,6 +37,24 @@ def to_sitk(grid: Grid, data: Array | npt.NDArray[np.uint8]) -> sitk.Image:
     return image
 
 
+class Best:
+    """The best position that an optimisation visited, by what candidates are ranked by (`register.score`).
+
+    ITK's descent takes its steps whether or not they gain; one too far, or off the scan, then costs nothing.
+    """
+
+    def __init__(self, method: sitk.ImageRegistrationMethod, start: tuple[float, ...]) -> None:
+        self.method, self.here, self.kept, self.value = method, start, start, -np.inf
+        method.AddCommand(sitk.sitkIterationEvent, self.look)
+
+    def look(self) -> None:
+        """After each step: the metric's value is of the position before it."""
+        value = -self.method.GetMetricValue() * np.sqrt(self.method.GetMetricNumberOfValidPoints())
+        if value > self.value:
+            self.value, self.kept = value, self.here
+        self.here = self.method.GetOptimizerPosition()
+
+
 def optimise(
     reference: Grid,
     mask: npt.NDArray[np.bool_],
@@ -48,20 +66,10 @@ def optimise(
     share: float,
     seed: int,
 ) -> Matrix:
-    """One run of ITK's gradient descent on Mattes mutual information; returns the refined transform."""
+    """One run of ITK's gradient descent on Mattes mutual information; returns the best transform on its way."""
     fixed, moving = to_sitk(reference, reference.data), to_sitk(scan, scan.data)
-    centre = [float(v) for v in np.argwhere(mask).mean(axis=0) * reference.step + reference.origin]
-    model: sitk.Transform
-    moved = start[:3, :3] @ np.array(centre) + start[:3, 3]
-    if affine:
-        model = sitk.AffineTransform(3)
-        model.SetMatrix([float(v) for v in start[:3, :3].ravel()])
-    else:
-        model = sitk.Similarity3DTransform()
-        nearest = nearest_rotation(start[:3, :3]) * np.cbrt(abs(np.linalg.det(start[:3, :3])))
-        model.SetMatrix([float(v) for v in nearest.ravel()], 1e-4)
-    model.SetCenter(centre)
-    model.SetTranslation([float(v) for v in moved - np.array(centre)])
+    centre = np.argwhere(mask).mean(axis=0) * reference.step + reference.origin
+    model = to_model(start, centre, affine=affine)
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(to_sitk(reference, mask.astype(np.uint8)))
@@ -70,6 +78,8 @@ def optimise(
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(share, seed + 1)  # 0 would mean: by the clock
     method.SetInterpolator(sitk.sitkLinear)
+    # With gradients smoothed over the whole image, ITK's descent walked off a scan's cut edge from the right position.
+    method.MetricUseMovingImageGradientFilterOff()
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=2.0,
         minStep=0.02,
@@ -79,14 +89,35 @@ def optimise(
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(model, inPlace=True)
+    best = Best(method, model.GetParameters())
     try:
         method.Execute(fixed, moving)
     except RuntimeError:  # ITK: too few samples map into the scan; the candidate is worth nothing, not the head
         return start
+    model.SetParameters(best.kept)
+    return from_model(model, centre)
+
+
+def to_model(start: Matrix, centre: Matrix, *, affine: bool) -> sitk.Transform:
+    """ITK's transform about `centre` (reference mm); a similarity takes the nearest rotation and the mean stretch."""
+    model: sitk.Transform
+    if affine:
+        model = sitk.AffineTransform(3)
+        model.SetMatrix([float(v) for v in start[:3, :3].ravel()])
+    else:
+        model = sitk.Similarity3DTransform()
+        nearest = nearest_rotation(start[:3, :3]) * np.cbrt(abs(np.linalg.det(start[:3, :3])))
+        model.SetMatrix([float(v) for v in nearest.ravel()], 1e-4)
+    model.SetCenter([float(v) for v in centre])
+    model.SetTranslation([float(v) for v in start[:3, :3] @ centre + start[:3, 3] - centre])
+    return model
+
+
+def from_model(model: sitk.Transform, centre: Matrix) -> Matrix:
+    """The [4, 4] of ITK's transform about `centre`."""
     result = np.eye(4)
     result[:3, :3] = np.array(model.GetMatrix()).reshape(3, 3)
-    centre_to = np.array(centre) + np.array(model.GetTranslation())
-    result[:3, 3] = centre_to - result[:3, :3] @ np.array(centre)
+    result[:3, 3] = centre + np.array(model.GetTranslation()) - result[:3, :3] @ centre
     return result
 
 

@@ -123,13 +123,3 @@ def make_target(fine: Grid) -> Target:
         for level in pyramid.levels
     )
     return Target(pyramid, index * grid.step + grid.origin, values, around)
-
-
-def score(target: Target, scan: Grid, transform: Matrix) -> float:
-    """What candidates are ranked by: mutual information times the root of the share of the reference in the scan.
-
-    The root lets a scan of the face alone (40 % of a head) lie where it belongs and not where it covers most, while a
-    small corner that happens to agree does not win.
-    """
-    value, share = information(target.points, target.values, scan, transform)
-    return value * float(np.sqrt(share))
