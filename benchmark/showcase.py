@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.metrics import average_precision_score
+from torch import Tensor
 
 from voxbench.benchmark.context import Context
 from voxbench.benchmark.keys import generator
@@ -17,15 +19,17 @@ from voxbench.benchmark.plan import StagePlan
 from voxbench.benchmark.store import write_atomically
 from voxbench.methods.base import Stage
 
+Array = npt.NDArray[np.float32]
 SHOWN = 6  # volumes in a figure
 AT_ONCE = 8  # volumes in memory: full-resolution maps of many channels are large
 SCORED = 48  # volumes with a lesion in the localisation score
+DRAWS = 4  # reconstructions whose differences are averaged: SparK hides other patches each time
 
 
 def write_examples(context: Context, plan: StagePlan, stage: Stage) -> dict[str, Any]:
     """Writes ``examples.npz`` and returns the localisation score, where the stage and the dataset have what it takes.
 
-    `localisation`: mean over volumes of the voxel average precision of what the stage shows against the lesion mask;
+    `localisation`: mean over volumes of the voxel average precision of the stage's residual against the lesion mask;
     `localisation_chance`: mean share of lesion voxels, what a map without skill gets. Only labelled volumes that the
     stage was not trained on are looked at.
     """
@@ -35,29 +39,44 @@ def write_examples(context: Context, plan: StagePlan, stage: Stage) -> dict[str,
     if not chosen:
         return {}
     volumes = context.bank.batch(chosen, context.device)  # [N, C, D, H, W]
-    with torch.no_grad():
-        rng = generator(plan.key, "examples")
-        shown = np.concatenate(
-            [stage.reconstruct(part, rng).float().cpu().numpy() for part in torch.split(volumes, AT_ONCE)]
-        )
+    shown, residual = _look(stage, volumes, generator(plan.key, "examples"))
     masks = [context.dataset.lesion_mask(context.bank.items[i]) for i in chosen]
     few = slice(0, SHOWN)
     images = {
         "volume": _slices(volumes[few, 0].float().cpu().numpy(), masks[few]),
-        "shown": _slices(shown[few, 0], masks[few]),
+        stage.shows: _slices(shown[few, 0], masks[few]),
+        "residual": _slices(residual[few, 0], masks[few]),
         "mask": _slices(np.stack([_known(mask, shown.shape[2:]) for mask in masks[few]]), masks[few]),
         "names": np.array([context.bank.items[i].finding or "unknown" for i in chosen[few]]),
     }
     path = context.store.stage_folder(plan.key) / "examples.npz"
     write_atomically(path, lambda file: np.savez_compressed(file, **images))
-    scored = [(m, s[0]) for m, s in zip(masks, shown, strict=True) if m is not None and m.any() and not m.all()]
+    scored = [(m, r[0]) for m, r in zip(masks, residual, strict=True) if m is not None and m.any() and not m.all()]
     if not scored:
         return {}
     return {
-        "localisation": float(np.mean([average_precision_score(m.ravel(), s.ravel()) for m, s in scored])),
+        "localisation": float(np.mean([average_precision_score(m.ravel(), r.ravel()) for m, r in scored])),
         "localisation_chance": float(np.mean([m.mean() for m, _ in scored])),
         "n_localised": len(scored),
     }
+
+
+def _look(stage: Stage, volumes: Tensor, rng: torch.Generator) -> tuple[Array, Array]:
+    """What the stage shows first, and its residual, both [N, C, D, H, W] of `volumes`."""
+    reconstruct = stage.reconstruct
+    assert reconstruct is not None
+
+    def one() -> Array:
+        parts = [reconstruct(part, rng).float().cpu().numpy() for part in torch.split(volumes, AT_ONCE)]
+        return np.concatenate(parts)
+
+    with torch.no_grad():
+        shown = one()
+        if stage.shows == "residual":
+            return shown, shown
+        truth = volumes.float().cpu().numpy()
+        draws = [shown, *(one() for _ in range(DRAWS - 1))]
+    return shown, np.mean([np.abs(truth - draw) for draw in draws], axis=0)
 
 
 def _chosen(context: Context, plan: StagePlan) -> list[int]:

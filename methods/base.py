@@ -86,7 +86,10 @@ class Stage:
     embed: Callable[[Tensor], Tensor] | None = None
     """Volumes -> embeddings [B, E] whose spread is watched for collapse (joint-embedding methods)."""
     reconstruct: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    """Volumes [B, C, D, H, W] -> what a report's figure shows for them (residual, reconstruction)."""
+    """Volumes [B, C, D, H, W] -> what a report's figure shows for them, of the same size."""
+    shows: Literal["residual", "reconstruction"] = "residual"
+    """What `reconstruct` gives. How well lesions are found is scored on a residual as it is, and on a reconstruction's
+    absolute difference from the volume, over several draws."""
 
 
 class Method(nn.Module, ABC):

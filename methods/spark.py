@@ -57,6 +57,7 @@ class SparK(Method):
                 loss=self.loss,
                 augmentation="geometric",
                 reconstruct=self.reconstruct,
+                shows="reconstruction",
             ),
         )
 

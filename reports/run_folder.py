@@ -88,7 +88,7 @@ class Stage:
     collapse: float | None
     collapsed: bool
     seconds: float
-    localisation: float  # mean voxel AUPRC of what the stage shows against the lesion; NaN where not known
+    localisation: float  # mean voxel AUPRC of the stage's residual against the lesion; NaN where not known
     localisation_chance: float
     error: str
     folder: Path

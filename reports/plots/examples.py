@@ -14,6 +14,7 @@ from voxbench.reports.plots.style import Plot, canvas, finish
 from voxbench.reports.run_folder import Stage
 
 SHOWN = 6
+ROWS = {"volume": "input", "reconstruction": "reconstruction", "residual": "residual", "mask": "true lesion"}
 
 
 def examples(analysis: Analysis) -> list[Plot]:
@@ -33,17 +34,15 @@ def _load(stage: Stage) -> dict[str, npt.NDArray[np.generic]] | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            images = {name: file[name] for name in ("volume", "shown", "mask", "names") if name in file}
+            images = {name: file[name] for name in (*ROWS, "names") if name in file}
     except (OSError, ValueError, zipfile.BadZipFile):
         return None  # half-written: the report goes without it, as it does where a stage shows nothing
-    enough = {"volume", "shown"} <= images.keys() and images["volume"].ndim == 3 and len(images["volume"]) > 0
+    enough = {"volume", "residual"} <= images.keys() and images["volume"].ndim == 3 and len(images["volume"]) > 0
     return images if enough else None
 
 
 def _plot(stage: Stage, images: dict[str, npt.NDArray[np.generic]]) -> Plot:
-    rows = [("input", "volume"), ("shown", "shown")]
-    if "mask" in images and images["mask"].any():
-        rows.append(("true lesion", "mask"))
+    rows = [(label, key) for key, label in ROWS.items() if key in images and (key != "mask" or images[key].any())]
     count = min(SHOWN, len(images["volume"]))
     names = [str(name) for name in images.get("names", np.array([""] * count))]
     with canvas(0.4 + 1.15 * count, 0.3 + 1.2 * len(rows), nrows=len(rows), ncols=count, squeeze=False) as (fig, axes):
@@ -51,7 +50,7 @@ def _plot(stage: Stage, images: dict[str, npt.NDArray[np.generic]]) -> Plot:
             for (label, key), row in zip(rows, axes, strict=True):
                 # [x, y] in RAS+: x to the right of the picture, y upwards.
                 picture = np.asarray(images[key][i], dtype=np.float32).T
-                top = max(float(picture.max()), 1e-6) if key == "shown" else 1.0
+                top = max(float(picture.max()), 1e-6) if key == "residual" else 1.0
                 row[i].imshow(picture, cmap="gray", vmin=0, vmax=top, origin="lower", interpolation="nearest")
                 row[i].set(xticks=[], yticks=[])
                 for spine in row[i].spines.values():
@@ -63,8 +62,8 @@ def _plot(stage: Stage, images: dict[str, npt.NDArray[np.generic]]) -> Plot:
             fig,
             f"examples-{stage.method}-{stage.name}",
             f"{stage_title(stage.method, stage.name)}{_found(stage)}",
-            f"Slices of {count} volumes: input, what stage {stage.name} of {stage.method} shows"
-            f"{', and the true lesion' if len(rows) > 2 else ''}.",
+            f"Slices of {count} volumes in stage {stage.name} of {stage.method}: "
+            f"{', '.join(label for label, _ in rows)}.",
         )
 
 

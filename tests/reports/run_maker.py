@@ -305,7 +305,7 @@ def _examples(path: Path, rng: np.random.Generator) -> None:
     masks = np.stack([((x - 0.2 * i) ** 2 + (y + 0.3) ** 2) < 0.06 for i in range(4)])
     volume = np.clip(1 - cavity + 0.5 * masks + 0.05 * rng.normal(size=masks.shape), 0, 1)
     shown = np.clip(0.6 * masks + 0.15 * np.abs(rng.normal(size=masks.shape)), 0, 1)
-    np.savez(path, volume=volume, shown=shown, mask=masks, names=np.array(FINDINGS))
+    np.savez(path, volume=volume, residual=shown, mask=masks, names=np.array(FINDINGS))
 
 
 def _write_json(path: Path, content: Any) -> None:
