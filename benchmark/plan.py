@@ -14,6 +14,8 @@ from voxbench.datasets.base import Dataset, Item
 from voxbench.datasets.splits import Fold, cross_validation, fraction_of, official_fold
 from voxbench.methods.base import MethodError, Stage
 
+MIN_MEMBERS = 2  # volumes of a pretraining stage: batch statistics and pairs need more than one
+
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
@@ -127,7 +129,7 @@ class _Planner:
                 "sees the training part's volumes, without their labels"
             )
         reasons = dict.fromkeys(cell.hopeless for cell in cells if cell.hopeless)
-        self.plan.notes += [f"{reason}: no method is run on it" for reason in reasons]
+        self.plan.notes += [f"not trained: {reason}" for reason in reasons]
 
     def _add_cell(self, method: str, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float) -> None:
         protocol = self.config.protocol
@@ -173,7 +175,7 @@ class _Planner:
             stages=tuple(keys),
             normals=used,
             replicate=replicate,
-            hopeless=self._missing_class(share, number, train),
+            hopeless=self._missing_class(share, number, train) or self._too_few(share, number, keys),
         )
 
     def _stage(
@@ -242,6 +244,16 @@ class _Planner:
             f"fraction {share:g} of fold {number} has {len(train)} labelled volumes, none of class {missing[0]!r}: "
             "use a larger fraction"
         )
+
+    def _too_few(self, share: float, number: int, stages: Sequence[str]) -> str | None:
+        for stage in (self.plan.stages[key] for key in stages):
+            if len(stage.members) < MIN_MEMBERS:
+                return (
+                    f"fraction {share:g} of fold {number} leaves stage {stage.name!r} of {stage.method} "
+                    f"{len(stage.members)} volumes to learn from, and it needs {MIN_MEMBERS}: use a larger fraction or "
+                    "add volumes"
+                )
+        return None
 
     def _normals(self, members: Sequence[int]) -> tuple[int, ...]:
         return tuple(i for i in members if self.items[i].label == self.dataset.normal)

@@ -12,7 +12,6 @@ from torch import Tensor
 from voxbench.benchmark.assemble import build_method, placed
 from voxbench.benchmark.context import Context, Progress
 from voxbench.benchmark.costs import Meter, device_name
-from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.plan import StagePlan
 from voxbench.benchmark.showcase import write_examples
@@ -31,11 +30,6 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
 
     Raises NonFiniteLossError if it diverges, MethodError if the method cannot work with the data.
     """
-    if len(plan.members) < 2:
-        raise BenchError(
-            f"stage {plan.name!r} needs 2 volumes or more to learn from, and has {len(plan.members)}: use a larger "
-            "fraction or add volumes"
-        )
     method, stage = _rebuilt(context, plan)
     recipe = context.config.prior if stage.budget == "prior" else context.config.pretrain
     placed(method, context.device)

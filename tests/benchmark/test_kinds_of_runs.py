@@ -133,10 +133,24 @@ def test_dry_run_tells_the_plan_and_writes_nothing(arguments: Callable[..., Argu
 def test_hopeless_fraction_costs_no_pretraining(bench: Bench, planned: Planned, tmp_path: Path) -> None:
     # One patient, two sinuses, and three classes.
     given = {"dataset": written(tmp_path, OFFICIAL), "methods": "simclr", "fractions": "0.001"}
-    assert any("no method is run on it" in note for note in planned(PHANTOM, **given).plan.notes)
+    assert any(note.startswith("not trained: fraction 0.001") for note in planned(PHANTOM, **given).plan.notes)
     assert bench(PHANTOM, **given) == 1
     assert not list((tmp_path / "run").glob("stages/*/stage.json"))
     assert set(pd.read_csv(tmp_path / "run" / "results.csv").status) == {"failed"}
+
+
+def test_stage_with_too_few_volumes_costs_no_pretraining(bench: Bench, planned: Planned, tmp_path: Path) -> None:
+    given = {"methods": "residual,supervised", "fractions": "0.12"}
+    run = planned(**given)
+    short = [cell for cell in run.plan.cells.values() if cell.hopeless]
+    assert short and {len(cell.normals) for cell in short} == {1}
+    assert any("stage 'autoencoder' of residual 1 volumes" in note for note in run.plan.notes)
+    assert bench(**given) == 1
+    trained = {path.parent.name for path in (tmp_path / "run").glob("stages/*/stage.json")}
+    assert trained and not trained & {key for cell in short for key in cell.stages}
+    rows = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert set(rows[rows.method == "supervised"].status) == {"ok"}
+    assert (rows[rows.method == "residual"].status == "failed").sum() == len(short)
 
 
 def test_small_pool_is_joined_by_the_training_part(planned: Planned) -> None:
