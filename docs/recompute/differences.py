@@ -5,9 +5,10 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from resample import auprc, bca, read
+from resample import auprc, bca
 from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
+from units import read
 
 
 def test_per_train(run, scores):
@@ -20,12 +21,10 @@ def test_per_train(run, scores):
 def differences(run):
     """A row a pair and fraction."""
     scores, rows = read(run), []
-    cells, ratio = auprc(scores), test_per_train(run, scores)
+    cells, ratio = auprc(scores), test_per_train(run, pd.read_csv(f"{run}/predictions.csv"))
     for fraction in np.unique(scores.fraction):
         for first, second in combinations(scores[scores.fraction == fraction].method.unique(), 2):
-            apart = (cells[first, fraction] - cells[second, fraction]).dropna(subset=[0])
-            if len(apart) == 0:
-                continue
+            apart = cells[first, fraction] - cells[second, fraction]
             mean, count = apart[0].mean(), len(apart)
             low, high, p = bca(apart)
             error = np.sqrt((1 / count + ratio) * apart[0].var(ddof=1))  # Nadeau and Bengio

@@ -69,6 +69,7 @@ class RunMaker:
     fail: Callable[[str, float, int, int], str] = lambda *_: ""  # -> error of a failed cell, or ""
     skip: Callable[[str, float, int, int], bool] = lambda *_: False
     unscored: Callable[[str, float, int, int], bool] = lambda *_: False
+    hard: Mapping[int, float] = field(default_factory=dict)  # fold -> how much less skill every method has there
     constant: Callable[[str, float, int, int], bool] = lambda *_: False
     decimals: int = 12
 
@@ -121,7 +122,7 @@ class RunMaker:
         rng = np.random.default_rng([self.seed, seed, fold, int(1000 * fraction), *map(ord, method)])
         tested = np.flatnonzero(self.fold == fold)
         error = self.fail(*at)
-        scores = self._scores(rng, method, fraction, tested)
+        scores = self._scores(rng, method, fraction, tested, self.hard.get(fold, 0.0))
         if self.constant(*at):
             scores = np.full_like(scores, 1 / max(2, scores.shape[1]))
         n_train = round(fraction * (self.patient.size - tested.size) * 0.8)
@@ -186,8 +187,10 @@ class RunMaker:
                 | dict(zip(names, score, strict=True))
             )
 
-    def _scores(self, rng: np.random.Generator, method: str, fraction: float, tested: Any) -> Any:
-        skill = self.methods[method] + 0.6 * np.log10(fraction) * (1 if self.methods[method] > 0.9 else 1.3) + 0.3
+    def _scores(self, rng: np.random.Generator, method: str, fraction: float, tested: Any, less: float) -> Any:
+        skill = (
+            -less + self.methods[method] + 0.6 * np.log10(fraction) * (1 if self.methods[method] > 0.9 else 1.3) + 0.3
+        )
         skill += 0.1 * rng.normal()
         labels = self.label[tested]
         if len(self.classes) == 2:
