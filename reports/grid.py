@@ -142,7 +142,7 @@ def build_grid(run: RunFolder) -> Grid:
     rows = {row.place: row for row in run.rows}
     methods = _ordered(_planned_methods(run.config), (row.place.method for row in run.rows))
     fractions = tuple(sorted({*_planned(run.config, "fractions"), *(p.fraction for p in rows)}))
-    replicates = _replicates(run.config, rows)
+    replicates = _replicates(run, rows)
     remarks = list(run.remarks)
     cells: dict[Place, Cell] = {}
     for method in methods:
@@ -195,15 +195,17 @@ def _ordered(planned: Sequence[str], found: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*planned, *found]))
 
 
-def _replicates(config: Mapping[str, Any], rows: Mapping[Place, Row]) -> tuple[tuple[int, int], ...]:
-    """(fold, seed) that the results have, and those that the plan names; an official split has fold 0
-    alone."""
+def _replicates(run: RunFolder, rows: Mapping[Place, Row]) -> tuple[tuple[int, int], ...]:
+    """(fold, seed) that the results have, and those that the plan names.
+
+    An official split has fold 0 alone, whatever number of folds is planned. A folder that does not tell (before
+    dataset.json had `official_split`) has one where there is no other fold.
+    """
     found = {place.replicate for place in rows}
     folds = {fold for fold, _ in found}
-    seeds = {seed for _, seed in found}
-    if len(folds) > 1 or folds != {0}:
-        folds |= {int(fold) for fold in _planned(config, "folds")}
-    seeds |= {int(seed) for seed in _planned(config, "seeds")}
+    seeds = {seed for _, seed in found} | {int(seed) for seed in _planned(run.config, "seeds")}
+    if not run.dataset.get("official_split", folds == {0}):
+        folds |= {int(fold) for fold in _planned(run.config, "folds")}
     return tuple(sorted((fold, seed) for fold in folds for seed in seeds))
 
 

@@ -272,6 +272,7 @@ class RunMaker:
                 "n_pool": 300,
                 "fingerprint": self.fingerprint,
                 "is_phantom": self.is_phantom,
+                "official_split": self.official,
                 "note": "A simulated cohort." if self.is_phantom else "",
             },
         )

@@ -1,5 +1,6 @@
 """Where cells are missing, means, bold, best, tie groups, ranks, pairs and words tell one story."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -125,3 +126,19 @@ def test_label_efficiency_follows_a_curve_of_the_same_folds(make_run: MakeRun) -
     assert len(broken.grid.ok("byol", 1.0)) == 5
     (one,), (other,) = broken.efficiency, easy.efficiency
     assert (one.labels, one.method_labels) == (other.labels, other.method_labels)
+
+
+def test_a_cross_validation_that_stopped_after_its_first_fold_is_not_whole(make_run: MakeRun) -> None:
+    run = make_run(methods=TWO, fractions=(0.1,), folds=5, skip=lambda m, f, k, s: k > 0)
+    found = analysed(run, n_resamples=50)
+    assert [len(found.grid.folds), len(found.grid.troubled()), len(found.grid.cells)] == [5, 8, 10]
+    said = conclude(found)
+    assert "(1 of 5 pairs of fold and seed)" in said[0]
+    assert "8 missing of 10 cells" in " ".join(said)
+    notes = main_table(found.grid, found.tied).notes
+    assert notes[0].startswith("Mean ± standard deviation over 5 folds × 1 seed")
+    # Of a folder that does not tell, fold 0 alone is an official split, as it always was.
+    about = json.loads((run / "dataset.json").read_text(encoding="utf-8"))
+    del about["official_split"]
+    (run / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+    assert analysed(run, n_resamples=50).grid.folds == (0,)
