@@ -249,8 +249,14 @@ def _comparisons(
 
 
 def _test_per_train(grid: Grid) -> float:
-    """n_test / n_train of the split: 1 / (k - 1) for k equal folds; of an official split its own two
-    sizes."""
+    """n_test / n_train of the split, whatever fractions were run: of an official split by its sizes, else of the folds.
+
+    k equal folds give 1 / (k - 1). For the one split of a folder that does not tell its sizes, the largest number of
+    labels given to a cell stands for them.
+    """
+    sizes = grid.dataset.get("official_split_sizes")
+    if sizes:
+        return float(sizes["n_test"] / (sizes["n_train"] + sizes["n_val"]))
     tested: dict[int, set[str]] = {}
     for cell in grid.scored:
         assert cell.units is not None

@@ -1,7 +1,9 @@
 """python differences.py RUN: all pairs of methods, both tests, Holm's correction, and who is separable from whom."""
 
+import json
 import sys
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,17 +13,20 @@ from statsmodels.stats.multitest import multipletests
 from units import read
 
 
-def test_per_train(run, scores):
-    """n_test / n_train of the split; of an official split, which has no other folds, with the labels of results.csv."""
+def test_per_train(run):
+    """n_test / n_train: of the folds; of an official split its own; before dataset.json had that, by results.csv."""
+    sizes = json.loads(Path(run, "dataset.json").read_text(encoding="utf-8")).get("official_split_sizes")
+    if sizes:
+        return sizes["n_test"] / (sizes["n_train"] + sizes["n_val"])
+    scores, labels = pd.read_csv(f"{run}/predictions.csv"), pd.read_csv(f"{run}/results.csv").query("status == 'ok'")
     tested, every = scores.groupby("fold").volume.nunique().mean(), scores.volume.nunique()
-    labels = pd.read_csv(f"{run}/results.csv").query("status == 'ok'")
     return tested / (every - tested if tested < every else (labels.n_train_labels + labels.n_val_labels).max())
 
 
 def differences(run):
     """A row a pair and fraction."""
     scores, rows = read(run), []
-    cells, ratio = auprc(scores), test_per_train(run, pd.read_csv(f"{run}/predictions.csv"))
+    cells, ratio = auprc(scores), test_per_train(run)
     for fraction in np.unique(scores.fraction):
         for first, second in combinations(scores[scores.fraction == fraction].method.unique(), 2):
             apart = cells[first, fraction] - cells[second, fraction]

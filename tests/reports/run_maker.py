@@ -245,6 +245,13 @@ class RunMaker:
         if method in ("residual", "spark"):
             _examples(folder / "examples.npz", rng)
 
+    def _official_sizes(self) -> dict[str, int] | None:
+        if not self.official:
+            return None
+        n_test = int((self.fold == 0).sum())
+        n_train = round((self.patient.size - n_test) * 0.8)
+        return {"n_train": n_train, "n_val": self.patient.size - n_test - n_train, "n_test": n_test}
+
     def _documents(self, path: Path) -> None:
         config = {
             "dataset": {"name": self.dataset, "source": None},
@@ -273,6 +280,7 @@ class RunMaker:
                 "fingerprint": self.fingerprint,
                 "is_phantom": self.is_phantom,
                 "official_split": self.official,
+                "official_split_sizes": self._official_sizes(),
                 "note": "A simulated cohort." if self.is_phantom else "",
             },
         )

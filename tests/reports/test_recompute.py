@@ -1,6 +1,7 @@
 """The scripts of docs/recompute/ give every number that a report stores, from predictions.csv and without voxbench."""
 
 import io
+import json
 import re
 import runpy
 import subprocess
@@ -106,6 +107,22 @@ def test_pairs_of_methods(study: Study, recompute: Recompute, dataset: str) -> N
     alone = recompute("differences.py", study.runs[dataset])
     same(study.stored("comparisons.csv", dataset), alone, ["fraction", "first", "second"])
     assert (alone.separable.sum() in range(1, len(alone))) or dataset == "organs", "a weak test"
+
+
+def test_pairs_of_an_official_split_whose_sizes_are_not_told(recompute: Recompute, tmp_path: Path) -> None:
+    grid = {"methods": {"residual": 2.6, "supervised": 0.9}, "patients": 50, "folds": 4, "seeds": (0, 1, 2)}
+    run = RunMaker(**grid, official=True).write(tmp_path / "run")
+    ratios = []
+    for sizes in (True, False):
+        about = json.loads((run / "dataset.json").read_text(encoding="utf-8"))
+        (run / "dataset.json").write_text(
+            json.dumps({k: v for k, v in about.items() if sizes or k != "official_split_sizes"}), encoding="utf-8"
+        )
+        analysis = analyse(build_grid(read_run(run)))
+        ratios.append(analysis.test_per_train)
+        alone = recompute("differences.py", run)
+        assert alone.p_t.tolist() == pytest.approx([one.p_t for one in analysis.comparisons[0.1]], rel=1e-9)
+    assert ratios == [pytest.approx(26 / 74), pytest.approx(26 / 26)]
 
 
 def test_ranks_and_tie_groups(study: Study, recompute: Recompute) -> None:

@@ -122,6 +122,14 @@ def test_official_split_with_seeds(make_run: MakeRun) -> None:
     assert all(0 <= float(row["p_t"]) <= 1 for row in rows_of(run, "comparisons.csv"))
 
 
+def test_p_values_of_an_official_split_do_not_depend_on_other_fractions(make_run: MakeRun) -> None:
+    def tested(name: str, *fractions: float) -> float:
+        run = make_run(name, methods=TWO, official=True, folds=4, seeds=(0, 1, 2), fractions=fractions)
+        return analysed(run).comparisons[0.1][0].p_t
+
+    assert tested("one", 0.1) == tested("two", 0.1, 1.0)
+
+
 def test_one_method_and_one_fraction(make_run: MakeRun) -> None:
     report = write_report(make_run(methods={"byol": 1.2}, fractions=(0.25,)))
     assert_no_silent_nan(report)
