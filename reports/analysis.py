@@ -249,26 +249,21 @@ def _comparisons(
 
 
 def _test_per_train(grid: Grid) -> float:
-    """n_test / n_train of the split, whatever fractions were run: of an official split by its sizes, else of the folds.
+    """n_test / n_train of the split, whatever was run or failed: 1 / (k - 1) of k planned folds, as every volume is
+    tested once; of an official split by its sizes.
 
-    k equal folds give 1 / (k - 1). For the one split of a folder that does not tell its sizes, the largest number of
-    labels given to a cell stands for them.
+    For the one split of a folder that does not tell its sizes, the largest number of labels given to a cell stands for
+    them.
     """
     sizes = grid.dataset.get("official_split_sizes")
     if sizes:
         return float(sizes["n_test"] / (sizes["n_train"] + sizes["n_val"]))
-    tested: dict[int, set[str]] = {}
-    for cell in grid.scored:
-        assert cell.units is not None
-        tested.setdefault(cell.place.fold, set()).update(cell.units.volumes)
-    if not tested:
-        return math.nan
-    size = float(np.mean([len(volumes) for volumes in tested.values()]))
-    if len(tested) > 1:
-        return size / (len(set().union(*tested.values())) - size)
+    if len(grid.folds) > 1:
+        return 1 / (len(grid.folds) - 1)
+    tested = {volume for cell in grid.scored if cell.units is not None for volume in cell.units.volumes}
     given = [c.row.n_train_labels + c.row.n_val_labels for c in grid.scored if c.row is not None]
     known = [count for count in given if count > 0]
-    return size / max(known) if known else math.nan
+    return len(tested) / max(known) if known else math.nan
 
 
 def _ranks(

@@ -1,26 +1,15 @@
 """python differences.py RUN: all pairs of methods, both tests, Holm's correction, and who is separable from whom."""
 
-import json
 import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from resample import auprc, bca
 from scipy.stats import t as student
+from split import test_per_train
 from statsmodels.stats.multitest import multipletests
 from units import read
-
-
-def test_per_train(run):
-    """n_test / n_train: of the folds; of an official split its own; before dataset.json had that, by results.csv."""
-    sizes = json.loads(Path(run, "dataset.json").read_text(encoding="utf-8")).get("official_split_sizes")
-    if sizes:
-        return sizes["n_test"] / (sizes["n_train"] + sizes["n_val"])
-    scores, labels = pd.read_csv(f"{run}/predictions.csv"), pd.read_csv(f"{run}/results.csv").query("status == 'ok'")
-    tested, every = scores.groupby("fold").volume.nunique().mean(), scores.volume.nunique()
-    return tested / (every - tested if tested < every else (labels.n_train_labels + labels.n_val_labels).max())
 
 
 def differences(run):

@@ -131,6 +131,7 @@ def test_label_efficiency_follows_a_curve_of_the_same_folds(make_run: MakeRun) -
 def test_a_cross_validation_that_stopped_after_its_first_fold_is_not_whole(make_run: MakeRun) -> None:
     run = make_run(methods=TWO, fractions=(0.1,), folds=5, skip=lambda m, f, k, s: k > 0)
     found = analysed(run, n_resamples=50)
+    assert found.test_per_train == 1 / 4
     assert [len(found.grid.folds), len(found.grid.troubled()), len(found.grid.cells)] == [5, 8, 10]
     said = conclude(found)
     assert "(1 of 5 pairs of fold and seed)" in said[0]
