@@ -8,7 +8,7 @@ import yaml
 
 
 def test_per_train(run):
-    """Of the planned folds; of an official split its own sizes or, in a folder that does not tell them, the labels given."""
+    """Of the planned folds; of an official split its own sizes, or in an older folder the most labels given."""
     about = json.loads(Path(run, "dataset.json").read_text(encoding="utf-8"))
     if sizes := about.get("official_split_sizes"):
         return sizes["n_test"] / (sizes["n_train"] + sizes["n_val"])
