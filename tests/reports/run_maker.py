@@ -65,6 +65,9 @@ class RunMaker:
     salt: str = "p"
     protocol: str = "strict"
     extra_config: Mapping[str, Any] = field(default_factory=dict)
+    method_source: str | None = None  # digest of the methods' file; None: built in
+    encoder_source: str | None = None
+    encoder_file: str | None = None
     predicted_column: bool = True
     fail: Callable[[str, float, int, int], str] = lambda *_: ""  # -> error of a failed cell, or ""
     skip: Callable[[str, float, int, int], bool] = lambda *_: False
@@ -161,6 +164,7 @@ class RunMaker:
             "key": key,
             "status": row["status"],
             "threshold": threshold,
+            "source": self.method_source,
             "error": error,
         }
         if error:
@@ -255,7 +259,7 @@ class RunMaker:
     def _documents(self, path: Path) -> None:
         config = {
             "dataset": {"name": self.dataset, "source": None},
-            "encoder": {"name": "resnet", "source": None, "depth": 10},
+            "encoder": {"name": "resnet", "source": self.encoder_file, "depth": 10},
             "methods": {name: {} for name in self.methods},
             "protocol": {
                 "name": self.protocol,
@@ -279,6 +283,7 @@ class RunMaker:
                 "n_pool": 300,
                 "fingerprint": self.fingerprint,
                 "is_phantom": self.is_phantom,
+                "sources": {"encoder": self.encoder_source, "dataset": None},
                 "official_split": self.official,
                 "official_split_sizes": self._official_sizes(),
                 "note": "A simulated cohort." if self.is_phantom else "",
