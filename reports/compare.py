@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def compare(runs: list[Path], out: Path) -> Report:
     if len(runs) < 2:
         raise ReportError("give two run folders or more to compare; `bench report RUN` is for one")
     folders = [read_run(path) for path in runs]
-    for other in folders[1:]:
-        _check_protocol(folders[0], other)
+    for first, other in combinations(folders, 2):  # two runs may share a method that a third does not have
+        _check_protocol(first, other)
     by_dataset: dict[str, list[RunFolder]] = {}
     for folder in folders:
         by_dataset.setdefault(folder.dataset_name, []).append(folder)

@@ -80,6 +80,17 @@ def test_incompatible_runs_name_the_key(make_run: MakeRun, tmp_path: Path, knobs
     assert not (tmp_path / "out").exists()
 
 
+def test_every_two_of_several_runs_are_checked(make_run: MakeRun, tmp_path: Path) -> None:
+    byol = {"methods": {"byol": 1.2}, "patients": 60}
+    runs = [
+        make_run("one", methods={"supervised": 0.9}, patients=60),
+        make_run("two", seeds=(0,), method_source="beef", **byol),
+        make_run("three", seeds=(1,), method_source="f00d", **byol),
+    ]
+    with pytest.raises(ReportError, match="the source of method byol is f00d there and beef here"):
+        compare(runs, tmp_path / "out")
+
+
 def test_where_a_file_lies_and_what_an_audit_refuses_may_differ(make_run: MakeRun, tmp_path: Path) -> None:
     same = GRID | {"method_source": "beef", "encoder_source": "f00d"}
     runs = [
