@@ -148,9 +148,9 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
     limits = []
     if grid.dataset.get("is_phantom"):
         limits.append("The volumes are a phantom: nothing about patients follows from this.")
-    if len({cell.place.replicate for cell in grid.cells.values() if cell.state == "ok"}) == 1 < len(grid.methods):
+    if max((len(grid.shared(f).replicates) for f in grid.fractions), default=0) == 1 < len(grid.methods):
         limits.append(
-            "One fold and one seed have scores: how much another training would change is unknown, so nothing can be "
+            "One fold and one seed are compared: how much another training would change is unknown, so nothing can be "
             "separated."
         )
     low = _no_better_than_chance(analysis)
