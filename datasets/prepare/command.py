@@ -6,6 +6,9 @@ Nothing is written before every input has been found good (or `skip_broken` says
 from __future__ import annotations
 
 import os
+import threading
+import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -24,6 +27,7 @@ from voxbench.datasets.prepare.reference import find_reference
 from voxbench.datasets.prepare.scans import Scan, ScanModality, find_scans
 
 Progress = Callable[[str, int, int], None]  # phase, done, of how many
+WORKER_BYTES = 3 * 2**30  # of a CT of 700 x 700 x 500 voxels
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -101,7 +105,7 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> Prepar
         found = [*problems, *(f"{scan.path}: {why}" for scan, why in broken)]
         raise DatasetError("inputs cannot be used, nothing was written:", found)
     key = folder.open()
-    store.write(folder.private / "seen.json", store.dump(output.seen_entries(folder, scans, hashes)), private=True)
+    store.write(folder.private / "seen.json", store.dump(output.seen_entries(scans, hashes)), private=True)
     tasks = [
         Task(
             scan.path.resolve(),
@@ -185,10 +189,15 @@ def make_recipe(options: PrepareOptions, problems: list[str]) -> Recipe | None:
 
 
 def workers_of(options: PrepareOptions) -> int:
-    """How many processes: as told, or one a core that this process may use."""
+    """How many processes: as told, or one a core that this process may use, if memory suffices."""
     if options.workers:
         return options.workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not every system tells
+        return cores
+    return max(1, min(cores, int(memory / WORKER_BYTES)))
 
 
 def check_all(
@@ -200,21 +209,14 @@ def check_all(
     todo = []
     for scan in scans:
         known = seen.get(str(scan.path.resolve()))
-        if (
-            known is not None
-            and scan.path.is_file()
-            and output.stamp(scan.path) == known[:2]
-            and known[3] == scan.modality
-        ):
-            hashes[scan.path] = known[2]
+        if known is not None and scan.path.is_file() and [output.stamp(scan.path), scan.modality] == known[::2]:
+            hashes[scan.path] = known[1]
         else:
             todo.append(scan)
     broken = []
     for done, (scan, outcome) in enumerate(each(check_one, todo, workers), start=1):
         tell("check", done, len(todo))
-        if isinstance(outcome, BaseException):
-            raise outcome
-        sha256, why = outcome
+        sha256, why = ("", unexpected(outcome)) if isinstance(outcome, BaseException) else outcome
         if why:
             broken.append((scan, why))
         else:
@@ -229,7 +231,7 @@ def check_one(scan: Scan) -> tuple[str, str]:
 
 def twins(scans: Sequence[Scan], hashes: dict[Path, str]) -> list[str]:
     """A line for each file whose bytes another patient's file has too."""
-    counts = Counter(hashes.values())
+    counts = Counter(hashes[scan.path] for scan in scans if scan.path in hashes)
     first: dict[str, Scan] = {}
     problems = []
     for scan in scans:
@@ -261,10 +263,19 @@ def do_all(
         if isinstance(outcome, DatasetError):
             failures[task.code] = outcome.message
         elif isinstance(outcome, BaseException):
-            raise outcome
+            failures[task.code] = unexpected(outcome)
         else:
             records[task.code] = outcome
     return records, failures, len(todo)
+
+
+def unexpected(error: BaseException) -> str:
+    """A line for what no check foresaw: one odd file must not stop the others. Raises what is no fault of a file."""
+    if not isinstance(error, Exception):
+        raise error
+    place = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
+    where = f" in {Path(place.filename).name}:{place.lineno}" if place else ""
+    return f"could not be worked on ({type(error).__name__}{where}); export the scan again, or report it"
 
 
 def each(
@@ -278,7 +289,10 @@ def each(
             except Exception as error:  # handed to the caller, who knows which are expected
                 yield item, error
         return
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn"))
+    parent = os.getpid()
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)), mp_context=get_context("spawn"), initializer=end_with, initargs=(parent,)
+    )
     try:
         waiting: dict[Future[Result], Item] = {pool.submit(work, item): item for item in items}
         for future in as_completed(waiting):
@@ -290,3 +304,14 @@ def each(
             yield waiting[future], fault if fault is not None else future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def end_with(parent: int) -> None:
+    """In a worker: ends when its parent is gone, however that ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

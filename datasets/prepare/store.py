@@ -84,7 +84,7 @@ class Store:
         return (self.private / "key").read_bytes()
 
     def seen(self) -> dict[str, list[Any]]:
-        """Files already checked: path -> [size, mtime in ns, SHA-256]."""
+        """Files already checked: path -> [stamp, SHA-256, modality]."""
         try:
             found = json.loads((self.private / "seen.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -105,6 +105,20 @@ class Store:
     def is_whole(self, record: Record) -> bool:
         """Whether all files of a head are there."""
         return all((self.root / name).is_file() for name in record["files"])
+
+    def keep_only(self, records: Mapping[str, Record]) -> None:
+        """Delete crops, pictures and records that no head of this call has: a patient withdrawn is gone.
+
+        Only after the manifest is written, so that a stop before it leaves what the old manifest names.
+        """
+        kept = {name for record in records.values() for name in record["files"]}
+        kept |= {self.record_path(code).relative_to(self.root).as_posix() for code in records}
+        for path in [*self.root.glob("crops/*/p*.nii.gz"), *self.root.glob("heads/p*.j*")]:
+            if path.relative_to(self.root).as_posix() not in kept:
+                path.unlink()
+        for empty in self.root.glob("crops/p*"):
+            if empty.is_dir() and not any(empty.iterdir()):
+                empty.rmdir()
 
 
 def code_of(key: bytes, patient: str) -> str:
