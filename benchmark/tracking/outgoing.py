@@ -16,7 +16,8 @@ from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.store import read_json, write_text
 
 GONE = "(left out)"
-PRIVATE_KEYS = frozenset({"sources", "data_root", "root", "cache", "out"})
+# Settings that hold places of files, by where in the configuration they stand: a method's own `out` is a number.
+PRIVATE_SETTINGS = {"": {"sources"}, **dict.fromkeys(("dataset", "encoder"), {"source", "root", "data_root", "cache"})}
 TEXTS = frozenset({".html", ".svg", ".md", ".tex", ".csv", ".txt", ".json"})
 PICTURES = frozenset({".png"})
 
@@ -32,12 +33,21 @@ _WORD = re.compile(r"[A-Za-z0-9_.\-]*[A-Za-z0-9_]")
 _ERROR_NAME = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)(?::|$)")
 
 
-def settings_without_paths(value: Any) -> Any:
-    """A configuration, JSON-like, without the keys that hold paths and without any value that looks like one."""
+def public_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without the settings that hold places of files, and `without_paths`."""
+    kept = {key: value for key, value in config.items() if key not in PRIVATE_SETTINGS[""]}
+    for name in kept.keys() & PRIVATE_SETTINGS.keys():
+        if isinstance(kept[name], Mapping):
+            kept[name] = {key: value for key, value in kept[name].items() if key not in PRIVATE_SETTINGS[name]}
+    return dict(without_paths(kept))
+
+
+def without_paths(value: Any) -> Any:
+    """A JSON-like value in which everything that looks like a path is left out."""
     if isinstance(value, Mapping):
-        return {key: settings_without_paths(inner) for key, inner in value.items() if key not in PRIVATE_KEYS}
+        return {key: without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [settings_without_paths(inner) for inner in value]
+        return [without_paths(inner) for inner in value]
     if isinstance(value, str) and ("/" in value or "\\" in value or value.startswith("~")):
         return GONE
     return value

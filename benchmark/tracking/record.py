@@ -16,7 +16,7 @@ from sklearn.metrics import precision_recall_curve
 
 from voxbench.benchmark.keys import digest
 from voxbench.benchmark.store import read_json
-from voxbench.benchmark.tracking.outgoing import Redactor, error_name, outgoing_report, settings_without_paths
+from voxbench.benchmark.tracking.outgoing import Redactor, error_name, outgoing_report, public_settings, without_paths
 
 Kind = Literal["stage", "cell", "summary"]
 PROVENANCE = ("result_version", "packages", "git_commit", "python", "platform", "device", "cuda")
@@ -65,7 +65,7 @@ class Records:
         config = run / "config.yaml"
         self.config: dict[str, Any] = yaml.safe_load(config.read_text()) if config.exists() else {}
         data = read_json(run / "dataset.json") or {}
-        self.data = settings_without_paths({key: data[key] for key in DATA if key in data})
+        self.data = without_paths({key: data[key] for key in DATA if key in data})
         shared = _without_grid(self.config)
         mark = digest([shared, data.get("fingerprint")], 8)
         self.experiment = f"{self.data.get('name', 'dataset')}-{mark}"
@@ -114,7 +114,7 @@ class Records:
                 "kind": "summary",
                 "experiment": self.experiment,
                 "data": self.data,
-                "settings": settings_without_paths(self.config),
+                "settings": public_settings(self.config),
                 "environment": environment,
             },
             summary={
@@ -186,7 +186,7 @@ class Records:
             group=f"{self.experiment} {method}",
             job_type=job_type,
             tags=(kind, *(["collapsed"] if collapsed else [])),
-            config=settings_without_paths(config),
+            config=without_paths(config),
             history=[_point(row, prefix) for row in record.get("curve") or []],
             summary={key: value for key, value in values.items() if value is not None},
             failed=record["status"] != "ok",
@@ -263,7 +263,7 @@ def _without_grid(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(shared.get("protocol"), Mapping):
         grid = ("fractions", "seeds")
         shared["protocol"] = {key: value for key, value in shared["protocol"].items() if key not in grid}
-    return dict(settings_without_paths(shared))
+    return public_settings(shared)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 from sklearn.metrics import average_precision_score
 
-from voxbench.benchmark.tracking.outgoing import Redactor, error_name, settings_without_paths
+from voxbench.benchmark import registry
+from voxbench.benchmark.tracking.outgoing import Redactor, error_name, public_settings
 from voxbench.benchmark.tracking.record import Records, label_fraction, pr_curve
 
 
@@ -69,19 +71,33 @@ def test_label_fraction_table() -> None:
 
 
 def test_settings_lose_paths_and_nothing_else() -> None:
+    own = {"out": 128, "root": 2, "cache": True, "sources": [1], "data_root": "x", "source": "y"}
     given = {
-        "name": "x",
-        "depth": 10,
-        "file": "/a/b",
-        "home": "~x",
-        "win": "C:\\x",
-        "root": "x",
-        "in": [{"p": "a/b"}, 1],
+        "dataset": {"name": "x", "depth": 10, "source": "ward.py:Mine", "root": "ward", "cache": "ward", "out": 3},
+        "encoder": {"name": "e", "source": "ward.py:Mine", "out": 4},
+        "methods": {"byol": own, "other": {"file": "/a/b", "home": "~x", "win": "C:\\x", "in": [{"p": "a/b"}, 1]}},
+        "sources": {"byol": "ward.py:BYOL"},
+        "protocol": {"seeds": [0], "out": 5},
     }
     gone = "(left out)"
-    assert settings_without_paths(given) == {
-        "name": "x", "depth": 10, "file": gone, "home": gone, "win": gone, "in": [{"p": gone}, 1]
-    }  # fmt: skip
+    assert public_settings(given) == {
+        "dataset": {"name": "x", "depth": 10, "out": 3},
+        "encoder": {"name": "e", "out": 4},
+        "methods": {"byol": own, "other": {"file": gone, "home": gone, "win": gone, "in": [{"p": gone}, 1]}},
+        "protocol": {"seeds": [0], "out": 5},
+    }
+
+
+def test_every_option_of_every_method_is_there(run: Path) -> None:
+    """Of the methods that come with voxbench: an entry's config names them all, `out` too."""
+    path = run / "config.yaml"
+    shipped = {name: registry.load("methods", name).Options().model_dump(mode="json") for name in registry.names("methods")}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "methods": shipped}))
+    entry = Records(run).entry(run / "stages" / "stage1" / "stage.json")
+    assert entry is not None
+    assert entry.config["settings"]["method"] == shipped["byol"]
+    assert entry.config["settings"]["method"]["out"] > 0
+    assert public_settings({"methods": shipped}) == {"methods": shipped}
 
 
 def test_error_name() -> None:
