@@ -12,12 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from markupsafe import escape
+
 from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.store import read_json, write_text
+from voxbench.reports.redact import redact
 
 GONE = "(left out)"
 # Settings that hold places of files, by where in the configuration they stand: a method's own `out` is a number.
-PRIVATE_SETTINGS = {"": {"sources"}, **dict.fromkeys(("dataset", "encoder"), {"source", "root", "data_root", "cache"})}
+_PLACES = frozenset({"source", "root", "data_root", "cache"})
+PRIVATE_SETTINGS = {"": frozenset({"sources"}), "dataset": _PLACES, "encoder": _PLACES}
 TEXTS = frozenset({".html", ".svg", ".md", ".tex", ".csv", ".txt", ".json"})
 PICTURES = frozenset({".png"})
 
@@ -70,10 +74,10 @@ class Redactor:
                 record = read_json(path) or {}
             except BenchError:  # damaged: the pass over the records says so
                 continue
-            if record.get("status") == "failed":
-                told = f"{error_name(record)} {GONE}"
-                for text in (record.get("traceback"), record.get("error")):
-                    self.messages.update(dict.fromkeys(_forms(text), told))
+            told = f"{error_name(record)} {GONE}"
+            # A stage that came to its end has a message too where its slices could not be drawn.
+            for key in ("traceback", "error", "showcase_error"):
+                self.messages.update(dict.fromkeys(_forms(record.get(key)), told))
         self.words = _ids(run)
         host = socket.gethostname()
         self.words |= {host, host.partition(".")[0]} - {"", "localhost"}
@@ -114,11 +118,14 @@ def outgoing_report(run: Path, redactor: Redactor) -> list[Path]:
 
 
 def _forms(message: object) -> Iterable[str]:
-    """A message as it may stand in a text, a page, and cut to one line."""
+    """A message as it may stand in a text or a page: whole, cut to one line, and as the report redacts it."""
     text = str(message or "").strip()
-    if len(text) < 4:
-        return []
-    return {text, html.escape(text), html.escape(text, quote=False), " ".join(text.split()), repr(text)[1:-1]}
+    plain = {text, " ".join(text.split()), repr(text)[1:-1]}
+    plain |= {redact(form) for form in plain}
+    escaped = {str(escape(form)) for form in plain} | {
+        html.escape(form, quote=quote) for form in plain for quote in (False, True)
+    }
+    return {form for form in plain | escaped if len(form) >= 4}
 
 
 def _ids(run: Path) -> set[str]:

@@ -91,7 +91,8 @@ def test_settings_lose_paths_and_nothing_else() -> None:
 def test_every_option_of_every_method_is_there(run: Path) -> None:
     """Of the methods that come with voxbench: an entry's config names them all, `out` too."""
     path = run / "config.yaml"
-    shipped = {name: registry.load("methods", name).Options().model_dump(mode="json") for name in registry.names("methods")}
+    kinds = {name: registry.load("methods", name) for name in registry.names("methods")}
+    shipped = {name: kind.Options().model_dump(mode="json") for name, kind in kinds.items()}
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "methods": shipped}))
     entry = Records(run).entry(run / "stages" / "stage1" / "stage.json")
     assert entry is not None
@@ -123,3 +124,10 @@ def test_error_name() -> None:
 )
 def test_redactor(run: Path, text: str, left: str | None) -> None:
     assert Redactor(run).text(text) == (text if left is None else left)
+
+
+def test_why_slices_were_not_drawn_stays_at_home_too(run: Path) -> None:
+    path = run / "stages" / "stage1" / "stage.json"
+    told = "ValueError: no slice of Miller's head"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "showcase_error": told}))
+    assert Redactor(run).text(f"<li>{told.replace(chr(39), '&#39;')}</li>") == "<li>Error (left out)</li>"
