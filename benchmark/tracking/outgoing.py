@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ _PLACES = frozenset({"source", "root", "data_root", "cache"})
 PRIVATE_SETTINGS = {"": frozenset({"sources"}), "dataset": _PLACES, "encoder": _PLACES}
 TEXTS = frozenset({".html", ".svg", ".md", ".tex", ".csv", ".txt", ".json"})
 PICTURES = frozenset({".png"})
+SLICES = "examples-"  # in the names of plots that show volumes
+NO_SLICES = "<p>(left out: slices of real volumes stay on the machine where they were drawn)</p>"
 
 _EMBEDDED = re.compile(r"(data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+)")  # a picture inside a page is not text
+_IMAGE = re.compile(r"<img\b[^>]*>")
 _CODE = re.compile(r"\b[pv][0-9a-f]{12}\b")  # privacy.Coder
 _STEP = r"[\w.@+-]+"
 # Two folders deep at least, blanks only inside the path, nothing before it that makes it a URL, a tag or a fraction.
@@ -100,14 +104,21 @@ class Redactor:
 
 
 def outgoing_report(run: Path, redactor: Redactor) -> list[Path]:
-    """Copies ``RUN/report`` to ``RUN/wandb/report``, redacted, and returns the copies: they show what leaves."""
+    """Copies ``RUN/report`` to ``RUN/wandb/report``, redacted, and returns the copies: they show what leaves.
+
+    Slices of volumes are left out, also those inside the page, unless dataset.json says that a program made them.
+    """
     source, target = run / "report", run / "wandb" / "report"
     shutil.rmtree(target, ignore_errors=True)
+    real = (read_json(run / "dataset.json") or {}).get("real_images") is not False
+    files = [path for path in sorted(source.rglob("*")) if not (real and SLICES in path.name)]
+    plots = {base64.b64encode(path.read_bytes()).decode() for path in files if path.suffix == ".svg"}
     copies = []
-    for path in sorted(source.rglob("*")):
+    for path in files:
         copy = target / path.relative_to(source)
         if path.suffix in TEXTS:
-            write_text(copy, redactor.text(path.read_text(encoding="utf-8")))
+            text = path.read_text(encoding="utf-8")
+            write_text(copy, redactor.text(_with_plots_only(text, plots) if real else text))
         elif path.suffix in PICTURES:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
@@ -115,6 +126,16 @@ def outgoing_report(run: Path, redactor: Redactor) -> list[Path]:
             continue
         copies.append(copy)
     return copies
+
+
+def _with_plots_only(text: str, plots: Set[str]) -> str:
+    """`text` without any embedded picture that is not one of `plots` (base64): what is not known stays at home."""
+
+    def known(picture: str) -> bool:
+        return picture.partition(";base64,")[2] in plots
+
+    text = _IMAGE.sub(lambda tag: tag[0] if all(map(known, _EMBEDDED.findall(tag[0]))) else NO_SLICES, text)
+    return _EMBEDDED.sub(lambda picture: picture[0] if known(picture[0]) else GONE, text)
 
 
 def _forms(message: object) -> Iterable[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +27,14 @@ def examples(analysis: Analysis) -> list[Plot]:
         if (stage.method, stage.name) not in plots and stage.method in analysis.grid.methods:
             images = _load(stage)
             if images is not None:
-                plots[stage.method, stage.name] = _plot(stage, images)
+                plot = _plot(stage, images)
+                plots[stage.method, stage.name] = replace(plot, real_images=real_images(analysis.grid.dataset))
     return list(plots.values())
+
+
+def real_images(dataset: Mapping[str, Any]) -> bool:
+    """Whether the volumes of a dataset.json may be of patients: all but those that it calls made by a program."""
+    return dataset.get("real_images") is not False
 
 
 def _load(stage: Stage) -> dict[str, npt.NDArray[np.generic]] | None:

@@ -269,6 +269,7 @@ class RunMaker:
                 "n_pool": 300,
                 "fingerprint": self.fingerprint,
                 "is_phantom": self.is_phantom,
+                "real_images": not self.is_phantom,
                 "note": "A simulated cohort." if self.is_phantom else "",
             },
         )

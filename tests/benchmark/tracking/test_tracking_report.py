@@ -1,7 +1,10 @@
-"""What W&B gets of a real report: no message of a failure."""
+"""What W&B gets of a real report: no message of a failure, and no slice of a volume that may be a patient's."""
 
 from __future__ import annotations
 
+import base64
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "reports"))
 from run_maker import RunMaker
 
+from voxbench.benchmark import registry
 from voxbench.benchmark.tracking.outgoing import Redactor, outgoing_report
 from voxbench.reports.report import write_report
 
@@ -48,3 +52,48 @@ def test_a_failure_keeps_its_message_at_home_also_as_the_page_writes_it(reported
     for copy in outgoing(run).values():
         text = copy.read_bytes().decode(errors="ignore")
         assert not [part for part in ("no 7", "t read", "truncated", "Miller") if part in text], copy.name
+
+
+def slices(run: Path) -> bytes:
+    (plot,) = (run / "report" / "plots").glob("examples-*.svg")
+    return base64.b64encode(plot.read_bytes())
+
+
+def test_slices_of_real_volumes_stay_at_home(reported: Callable[[bool], Path]) -> None:
+    run = reported(False)
+    page = (run / "report" / "index.html").read_bytes()
+    sent = outgoing(run)
+    assert slices(run) in page
+    assert b"Share this page only where you may share those" in page
+    assert not [name for name in sent if name.startswith("examples-")]
+    copy = sent["index.html"].read_bytes()
+    assert slices(run) not in copy
+    assert b"image/png" not in copy
+    assert copy.count(b"<img") == page.count(b"<img") - 1  # all other plots are there
+    assert copy.count(b"(left out: slices of real volumes") == 1
+    assert {path.name for path in (run / "report" / "plots").glob("*.*")} - set(sent) == {
+        "examples-residual-pretrain.svg",
+        "examples-residual-pretrain.png",
+    }
+
+
+def test_slices_of_a_phantom_go_out(reported: Callable[[bool], Path]) -> None:
+    run = reported(True)
+    sent = outgoing(run)
+    assert slices(run) in sent["index.html"].read_bytes()
+    assert {"examples-residual-pretrain.svg", "examples-residual-pretrain.png"} <= set(sent)
+    assert b"real volumes" not in (run / "report" / "index.html").read_bytes()
+
+
+def test_a_folder_that_does_not_say_is_taken_for_real(reported: Callable[[bool], Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reported(True), run)
+    described = json.loads((run / "dataset.json").read_text())
+    del described["real_images"]  # is_phantom stays: heads with phantom findings are called so too
+    (run / "dataset.json").write_text(json.dumps(described))
+    assert slices(run) not in outgoing(run)["index.html"].read_bytes()
+
+
+def test_only_the_phantom_is_made_by_a_program() -> None:
+    made = {name for name in registry.names("datasets") if not registry.load("datasets", name).real_images}
+    assert made == {"sinus-phantom"}
