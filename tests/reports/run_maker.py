@@ -160,6 +160,7 @@ class RunMaker:
             "key": key,
             "status": row["status"],
             "threshold": threshold,
+            "stages": [] if self.methods[method] == 0.9 else [f"{method}-stage"],
             "error": error,
         }
         if error:

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score
 from voxbench.benchmark import registry
 from voxbench.benchmark.tracking.outgoing import Redactor, error_name, public_settings
 from voxbench.benchmark.tracking.record import Records, label_fraction, pr_curve
+from voxbench.benchmark.tracking.sync import Syncer
 
 
 def by_name(run: Path) -> dict[str, object]:
@@ -42,6 +43,40 @@ def test_a_replaced_result_is_not_shown(run: Path) -> None:
     assert records.entry(old) is not None
     os.utime(other, (newer + 9, newer + 9))  # newer than the table: a run that is not yet collected
     assert Records(run).entry(other) is not None
+
+
+def test_a_stage_that_no_result_builds_on_is_not_shown(run: Path) -> None:
+    stage = run / "stages" / "stage1" / "stage.json"
+    old = run / "stages" / "older" / "stage.json"
+    old.parent.mkdir()
+    old.write_text(json.dumps({**json.loads(stage.read_text()), "key": "older"}))
+    now = old.stat().st_mtime
+    os.utime(run / "results.csv", (now + 1, now + 1))
+    records = Records(run)
+    assert records.entry(old) is None
+    assert records.entry(stage) is not None
+    os.utime(old, (now + 9, now + 9))  # newer than the table: the cells that build on it are still to come
+    assert Records(run).entry(old) is not None
+    old.write_text(json.dumps({"result_version": 1, "key": "older", "status": "failed", "error": "no"}))
+    os.utime(old, (now, now))
+    broken = next(p for p in (run / "cells" / "byol").glob("*.json") if json.loads(p.read_text())["status"] == "failed")
+    broken.write_text(json.dumps({**json.loads(broken.read_text()), "stages": ["older"]}))
+    os.utime(broken, (now, now))
+    entry = Records(run).entry(old)
+    assert entry is not None  # a failed cell builds on it
+    assert entry.failed
+
+
+def test_a_stage_is_sent_as_soon_as_the_table_has_a_result_of_it(run: Path) -> None:
+    table = run / "results.csv"
+    text = table.read_text()
+    table.write_text(text.splitlines()[0] + "\n")
+    syncer = Syncer(run, "offline", "study")
+    syncer.sync(final=False)
+    assert not list((run / "wandb").glob("offline-run-*-stage-*"))
+    table.write_text(text)
+    syncer.sync(final=False)
+    assert len(list((run / "wandb").glob("offline-run-*-stage-*"))) == 1
 
 
 def test_pr_curve_gives_the_average_precision() -> None:
