@@ -250,6 +250,7 @@ def _describe(run: Run) -> dict[str, Any]:
         "fingerprint": run.bank.fingerprint,
         "salt_check": coder_for(run.dataset).check,
         "is_phantom": run.dataset.is_phantom,
+        "real_images": run.dataset.real_images,
         "official_split": run.dataset.has_official_split,
         "official_split_sizes": _official_sizes(run),
         "n_labelled": len(labelled),

@@ -160,6 +160,7 @@ class RunMaker:
             "key": key,
             "status": row["status"],
             "threshold": threshold,
+            "stages": [] if self.methods[method] == 0.9 else [f"{method}-stage"],
             "error": error,
         }
         if error:
@@ -269,6 +270,7 @@ class RunMaker:
                 "n_pool": 300,
                 "fingerprint": self.fingerprint,
                 "is_phantom": self.is_phantom,
+                "real_images": not self.is_phantom,
                 "note": "A simulated cohort." if self.is_phantom else "",
             },
         )
