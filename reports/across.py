@@ -36,7 +36,7 @@ class Across:
 def across_datasets(analyses: Sequence[Analysis]) -> Across:
     """Sentences, the table of ranks, and the critical-difference diagram where there are enough blocks.
 
-    A block is a dataset at a fraction; methods without a score in a block are left out of the average.
+    A block is a dataset at a fraction; methods that are not compared in a block are left out of the average.
     """
     blocks = [(a, fraction) for a in analyses for fraction in a.grid.fractions if a.ranks[fraction]]
     methods = list(dict.fromkeys(method for a in analyses for method in a.grid.methods))
@@ -77,8 +77,8 @@ def _table(blocks: Sequence[tuple[Analysis, float, Floats]], means: Mapping[str,
         rows=tuple(rows),
         footers=((Entry("Average rank"), *(Entry(f"{means[method]:.2f}") for method in order)),),
         notes=(
-            "Rank of the mean AUPRC in each block (dataset × fraction), 1 = highest; only methods with a score in "
-            "every block are ranked.",
+            "Rank of the mean AUPRC in each block (dataset × fraction), 1 = highest; only methods that are compared "
+            "in every block are ranked.",
             f"{TIED} not separable from the best of its block.",
         ),
     )

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxbench.reports.grid import Cell, Grid
+from voxbench.reports.remarks import remarks
 from voxbench.reports.run_folder import Place
 from voxbench.reports.stats.average_precision import macro_average_precision
 from voxbench.reports.stats.bootstrap import (
@@ -31,7 +32,6 @@ from voxbench.reports.stats.label_efficiency import labels_to_reach
 from voxbench.reports.stats.ranks import shared_ranks
 from voxbench.reports.stats.summary import Summary, summarise
 from voxbench.reports.stats.ttest import corrected_resampled_t
-from voxbench.reports.words import counted
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,22 +42,21 @@ ALPHA = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """AUPRC of a method at a fraction: over its cells, with the 95 % interval of the patient bootstrap."""
+    """AUPRC of a method at a fraction over the shared replicates, with the 95 % interval of the patient bootstrap."""
 
     summary: Summary
     low: float
     high: float
-    n_expected: int
 
     @property
     def mean(self) -> float:
-        """Mean over folds x seeds; NaN where no cell has a score."""
+        """Mean over folds x seeds; NaN where the method is not compared."""
         return self.summary.mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """`first` minus `second` at a fraction, over the replicates that both have."""
+    """`first` minus `second` at a fraction, over the shared replicates."""
 
     fraction: float
     first: str
@@ -148,7 +147,7 @@ class Analysis:
 
 def analyse(grid: Grid, n_resamples: int = N_RESAMPLES, seed: int = SEED) -> Analysis:
     """All statistics of a grid. The same grid and seed give the same numbers."""
-    patients = tuple(sorted({p for cell in grid.scored if cell.units is not None for p in cell.units.patients}))
+    patients = tuple(sorted({p for cell in grid.compared if cell.units is not None for p in cell.units.patients}))
     weights = patient_weights(len(patients), n_resamples, np.random.default_rng(seed))
     draws = _draws(grid, patients, weights)
     left_out = _draws(grid, patients, leave_one_out_weights(len(patients)))
@@ -166,13 +165,7 @@ def analyse(grid: Grid, n_resamples: int = N_RESAMPLES, seed: int = SEED) -> Ana
         patients=patients,
         weights=weights,
         test_per_train=ratio,
-        remarks=(
-            *grid.remarks,
-            *_lacking_classes(grid),
-            *_constant_scores(grid),
-            *_collapsed(grid),
-            *_undefined_draws(draws),
-        ),
+        remarks=remarks(grid, list(draws.values())),
     )
     return replace(analysis, tied={f: _tied(analysis, f) for f in grid.fractions})
 
@@ -183,10 +176,10 @@ def _patient_index(cell: Cell, columns: Mapping[str, int]) -> npt.NDArray[np.int
 
 
 def _draws(grid: Grid, patients: Sequence[str], weights: Floats) -> dict[Place, Floats]:
-    """AUPRC of every scored cell under every row of weights."""
+    """AUPRC of every compared cell under every row of weights."""
     columns = {name: i for i, name in enumerate(patients)}
     draws = {}
-    for cell in grid.scored:
+    for cell in grid.compared:
         assert cell.units is not None
         weight = weights[:, _patient_index(cell, columns)]  # [B, n]
         draws[cell.place] = macro_average_precision(cell.units.labels, cell.units.scores, weight)
@@ -212,7 +205,7 @@ def _estimate(
     if cells:
         mean = _mean([draws[cell.place] for cell in cells])
         low, high = bca(summary.mean, mean, _mean([left_out[cell.place] for cell in cells])).interval()
-    return Estimate(summary=summary, low=low, high=high, n_expected=len(grid.replicates))
+    return Estimate(summary=summary, low=low, high=high)
 
 
 def _comparisons(
@@ -223,19 +216,15 @@ def _comparisons(
     test_per_train: float,
 ) -> tuple[Comparison, ...]:
     found = []
-    for first, second in itertools.combinations(grid.methods, 2):
-        ours = {cell.place.replicate: cell for cell in grid.ok(first, fraction)}
-        theirs = {cell.place.replicate: cell for cell in grid.ok(second, fraction)}
-        both = [replicate for replicate in grid.replicates if replicate in ours and replicate in theirs]
-        if not both:
-            continue
-        apart = np.array([ours[r].auprc - theirs[r].auprc for r in both])  # [J]
+    for first, second in itertools.combinations(grid.shared(fraction).methods, 2):
+        pairs = list(zip(grid.ok(first, fraction), grid.ok(second, fraction), strict=True))
+        apart = np.array([ours.auprc - theirs.auprc for ours, theirs in pairs])  # [J]
         # A resample in which a cell has one class only is undefined for both methods: they share its units.
-        pairs = [(ours[r].place, theirs[r].place) for r in both]
+        places = [(ours.place, theirs.place) for ours, theirs in pairs]
         bootstrap = bca(
             float(apart.mean()),
-            _mean([draws[a] - draws[b] for a, b in pairs]),
-            _mean([left_out[a] - left_out[b] for a, b in pairs]),
+            _mean([draws[a] - draws[b] for a, b in places]),
+            _mean([left_out[a] - left_out[b] for a, b in places]),
         )
         low, high = bootstrap.interval()
         found.append(
@@ -243,7 +232,7 @@ def _comparisons(
                 fraction=fraction,
                 first=first,
                 second=second,
-                n_pairs=len(both),
+                n_pairs=len(pairs),
                 difference=float(apart.mean()),
                 low=low,
                 high=high,
@@ -260,20 +249,21 @@ def _comparisons(
 
 
 def _test_per_train(grid: Grid) -> float:
-    """n_test / n_train of the split: 1 / (k - 1) for k equal folds; of an official split its own two
-    sizes."""
-    tested: dict[int, set[str]] = {}
-    for cell in grid.scored:
-        assert cell.units is not None
-        tested.setdefault(cell.place.fold, set()).update(cell.units.volumes)
-    if not tested:
-        return math.nan
-    size = float(np.mean([len(volumes) for volumes in tested.values()]))
-    if len(tested) > 1:
-        return size / (len(set().union(*tested.values())) - size)
+    """n_test / n_train of the split, whatever was run or failed: 1 / (k - 1) of k planned folds, as every volume is
+    tested once; of an official split by its sizes.
+
+    For the one split of a folder that does not tell its sizes, the largest number of labels given to a cell stands for
+    them.
+    """
+    sizes = grid.dataset.get("official_split_sizes")
+    if sizes:
+        return float(sizes["n_test"] / (sizes["n_train"] + sizes["n_val"]))
+    if len(grid.folds) > 1:
+        return 1 / (len(grid.folds) - 1)
+    tested = {volume for cell in grid.scored if cell.units is not None for volume in cell.units.volumes}
     given = [c.row.n_train_labels + c.row.n_val_labels for c in grid.scored if c.row is not None]
     known = [count for count in given if count > 0]
-    return size / max(known) if known else math.nan
+    return len(tested) / max(known) if known else math.nan
 
 
 def _ranks(
@@ -298,7 +288,7 @@ def _tied(analysis: Analysis, fraction: float) -> frozenset[str]:
     apart = {
         other
         for other in analysis.grid.methods
-        if (one := analysis.between(best, other, fraction)) is not None and one.separable
+        if (one := analysis.between(best, other, fraction)) is not None and one.separable and one.difference > 0
     }
     known = {m for m in analysis.grid.methods if not math.isnan(analysis.estimates[m, fraction].mean)}
     return frozenset(known - apart)
@@ -308,18 +298,23 @@ def _efficiency(grid: Grid, draws: Mapping[Place, Floats]) -> tuple[Efficiency, 
     baseline = grid.baseline
     if baseline is None:
         return ()
-    places = [f for f in grid.fractions if grid.ok(baseline, f) and not math.isnan(_labels(grid, baseline, f))]
-    if len(places) < 2 or not grid.fractions or places[0] != grid.fractions[0]:
+    places = [f for f in grid.fractions if baseline in grid.shared(f).methods]
+    if len(places) < 2 or places[0] != grid.fractions[0]:
         return ()
-    labels = np.array([_labels(grid, baseline, f) for f in places])
-    if (np.diff(labels) <= 0).any():
+    common = set.intersection(*(set(grid.shared(f).replicates) for f in places))
+
+    def cells(method: str, fraction: float) -> list[Cell]:  # a curve is of the same replicates from end to end
+        return [cell for cell in grid.ok(method, fraction) if cell.place.replicate in common]
+
+    labels = np.array([_labels(cells(baseline, f)) for f in places])
+    if not (np.diff(labels) > 0).all():  # nor is NaN, where labels are not known
         return ()
 
     def curve(fractions: Sequence[float], method: str) -> Floats:  # [1 + B, F], the estimate first
         points = [
             np.append(
-                summarise([cell.auprc for cell in grid.ok(method, f)]).mean,
-                _mean([draws[cell.place] for cell in grid.ok(method, f)]),
+                summarise([cell.auprc for cell in cells(method, f)]).mean,
+                _mean([draws[cell.place] for cell in cells(method, f)]),
             )
             for f in fractions
         ]
@@ -335,7 +330,7 @@ def _efficiency(grid: Grid, draws: Mapping[Place, Floats]) -> tuple[Efficiency, 
         found.append(
             Efficiency(
                 method=method,
-                method_labels=_labels(grid, method, places[0]),
+                method_labels=_labels(cells(method, places[0])),
                 labels=float(needed[0]),
                 low=float(ends[0]),
                 high=float(ends[1]),
@@ -346,48 +341,7 @@ def _efficiency(grid: Grid, draws: Mapping[Place, Floats]) -> tuple[Efficiency, 
     return tuple(found)
 
 
-def _labels(grid: Grid, method: str, fraction: float) -> float:
-    """Labels spent, mean over the method's scored cells at a fraction."""
-    spent = [c.row.n_labels_spent for c in grid.ok(method, fraction) if c.row is not None]
+def _labels(cells: Sequence[Cell]) -> float:
+    """Labels spent, mean over `cells`; NaN without any."""
+    spent = [cell.row.n_labels_spent for cell in cells if cell.row is not None]
     return float(np.mean(spent)) if spent else math.nan
-
-
-def _constant_scores(grid: Grid) -> list[str]:
-    methods: dict[str, int] = {}
-    for cell in grid.scored:
-        if cell.units is not None and np.ptp(cell.units.scores, axis=0).max() == 0:
-            methods[cell.place.method] = methods.get(cell.place.method, 0) + 1
-    return [
-        f"{m}: {counted(n, 'cell')} with the same score for every test unit, no skill at all"
-        for m, n in methods.items()
-    ]
-
-
-def _lacking_classes(grid: Grid) -> list[str]:
-    """Test parts of several classes that lack some: their macro mean is over the others."""
-    lacking = {
-        cell.place.replicate
-        for cell in grid.scored
-        if cell.units is not None and len(np.unique(cell.units.labels)) < max(2, cell.units.scores.shape[1])
-    }
-    if not lacking:
-        return []
-    parts = counted(len(grid.replicates), "test part")
-    return [f"in {len(lacking)} of {parts} a class is missing: macro means there are over the others"]
-
-
-def _collapsed(grid: Grid) -> list[str]:
-    methods = {c.place.method for c in grid.scored if c.row is not None and c.row.collapsed}
-    return [f"{m}: its pretraining collapsed, all volumes got nearly one embedding" for m in sorted(methods)]
-
-
-def _undefined_draws(draws: Mapping[Place, Floats]) -> list[str]:
-    if not draws:
-        return []
-    share = float(np.mean([np.isnan(drawn).mean() for drawn in draws.values()]))
-    if share < 0.01:
-        return []
-    return [
-        f"in {share:.0%} of the resamples a fold has patients of one class only and is left out of the mean "
-        "there: the test parts are small, take the intervals with care"
-    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ from voxbench.reports.grid import build_grid
 from voxbench.reports.report import Report, write_pages
 from voxbench.reports.run_folder import Place, ReportError, Row, RunFolder, Stage, Units, describe, read_run
 
-# What may differ between runs of one report: where data come from, and which part of the grid a run filled.
-_FREE = ("dataset", "sources", "protocol.fractions", "protocol.seeds")
+# What may differ between runs of one report: where data and files lie (what is in files is compared by digest), which
+# part of the grid a run filled, and what its audit refused: that decides whether a run comes to an end, not what it
+# finds.
+_FREE = ("dataset", "sources", "encoder.source", "protocol.fractions", "protocol.seeds", "audit")
+
+_BUILT_IN, _NOT_TOLD = "built in", "not told"  # in place of a digest
 
 
 def compare(runs: list[Path], out: Path) -> Report:
@@ -29,8 +35,8 @@ def compare(runs: list[Path], out: Path) -> Report:
     if len(runs) < 2:
         raise ReportError("give two run folders or more to compare; `bench report RUN` is for one")
     folders = [read_run(path) for path in runs]
-    for other in folders[1:]:
-        _check_protocol(folders[0], other)
+    for first, other in combinations(folders, 2):  # two runs may share a method that a third does not have
+        _check_protocol(first, other)
     by_dataset: dict[str, list[RunFolder]] = {}
     for folder in folders:
         by_dataset.setdefault(folder.dataset_name, []).append(folder)
@@ -64,12 +70,47 @@ def _check_protocol(first: RunFolder, other: RunFolder) -> None:
                 f"{other.path}: incompatible with {first.path}: {key} is {_said(theirs, key)} there and "
                 f"{_said(ours, key)} here; compare runs of one protocol"
             )
+    _check_files(first, other)
     versions = [run.environment.get("result_version") for run in (first, other)]
     if versions[0] != versions[1]:
         raise ReportError(
             f"{other.path}: incompatible with {first.path}: result_version is {versions[1]} there and {versions[0]} "
             "here; run the older one again"
         )
+
+
+def _check_files(first: RunFolder, other: RunFolder) -> None:
+    """The same name must stand for the same file or package in both runs."""
+    ours, theirs = _digests(first), _digests(other)
+    for name in sorted(ours.keys() & theirs.keys()):
+        if ours[name] != theirs[name] or _NOT_TOLD in ours[name]:
+            here, there = (", ".join(sorted(digests[name])) for digests in (ours, theirs))
+            raise ReportError(
+                f"{other.path}: incompatible with {first.path}: the source of {name} is {there} there and {here} here; "
+                "run one of them again"
+            )
+
+
+def _digests(run: RunFolder) -> Mapping[str, frozenset[str]]:
+    """Digests of the sources of methods, encoder and dataset.
+
+    Of methods as the records of the standing cells tell it, of the others as dataset.json's `sources` does. Of what
+    comes from a file it must be told; what else an older folder does not tell is not compared.
+    """
+    encoder = run.config.get("encoder") or {}
+    from_files = [f"method {name}" for name in run.config.get("sources") or ()]
+    from_files += [f"encoder {encoder.get('name')}"] if encoder.get("source") else []
+    found: dict[str, set[str]] = {}
+    for row in run.rows:
+        try:
+            record = json.loads((run.path / "cells" / row.place.method / f"{row.key}.json").read_text(encoding="utf-8"))
+            found.setdefault(f"method {row.place.method}", set()).add(record["source"] or _BUILT_IN)
+        except (OSError, ValueError, KeyError):
+            continue  # a folder without its records still has its tables
+    names = {"encoder": encoder.get("name"), "dataset": run.dataset_name}
+    for kind, digest in (run.dataset.get("sources") or {}).items():
+        found[f"{kind} {names.get(kind)}"] = {digest or _BUILT_IN}
+    return {name: frozenset(digests) for name, digests in ({name: {_NOT_TOLD} for name in from_files} | found).items()}
 
 
 def _said(settings: Mapping[str, Any], key: str) -> str:

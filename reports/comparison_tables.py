@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from voxbench.reports.analysis import Analysis, Comparison, Efficiency
+from voxbench.reports.remarks import unevenness
 from voxbench.reports.run_folder import percent
 from voxbench.reports.table import Entry, Table
 from voxbench.reports.words import interval, p_value, signed
@@ -20,7 +21,9 @@ def interval_table(analysis: Analysis) -> Table:
             estimate = analysis.estimates[method, fraction]
             rank = analysis.ranks[fraction].get(method)
             if rank is None:
-                entries.append(Entry("no score", faint=True))
+                entries.append(
+                    Entry("left out" if method in grid.shared(fraction).left_out else "no score", faint=True)
+                )
             else:
                 entries.append(Entry(f"{rank}. {interval(estimate.mean, estimate.low, estimate.high)}"))
         rows.append(tuple(entries))
@@ -34,6 +37,7 @@ def interval_table(analysis: Analysis) -> Table:
             f"Interval: {len(analysis.weights)} resamples of {len(analysis.patients)} patients (BCa); "
             f"it speaks of "
             "other patients, not of another training.",
+            *unevenness(grid, grid.fractions),
         ),
     )
 
@@ -55,6 +59,7 @@ def comparison_table(analysis: Analysis, fraction: float) -> Table:
             "resampled t-test of Nadeau and Bengio. Separable: both below 0.05. P(better): share of "
             "folds and seeds in "
             "which the first is ahead.",
+            *unevenness(analysis.grid, [fraction]),
         ),
     )
 
@@ -90,7 +95,8 @@ def efficiency_table(analysis: Analysis) -> Table | None:
         notes=(
             "Read off the baseline's learning curve, straight between its points in the logarithm of "
             "labels spent; the "
-            "interval is the percentile interval of the same patient bootstrap.",
+            "interval is the percentile interval of the same patient bootstrap. Over the folds and seeds that all "
+            "fractions of the curve share.",
         ),
     )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 from voxbench.reports.analysis import Analysis, Comparison
 from voxbench.reports.comparison_tables import labels_needed
+from voxbench.reports.remarks import unevenness
 from voxbench.reports.run_folder import percent
 from voxbench.reports.words import counted, interval, listed, signed
 
@@ -29,8 +29,10 @@ def conclude(analysis: Analysis) -> tuple[str, ...]:
     )
 
 
-def _with(fraction: float) -> str:
-    return f"With {percent(fraction)} of the labels"
+def _with(analysis: Analysis, fraction: float) -> str:
+    shared, planned = len(analysis.grid.shared(fraction).replicates), len(analysis.grid.replicates)
+    some = f" ({shared} of {planned} pairs of fold and seed)" if shared < planned else ""
+    return f"With {percent(fraction)} of the labels{some}"
 
 
 def _auprc(analysis: Analysis, method: str, fraction: float) -> str:
@@ -41,7 +43,7 @@ def _auprc(analysis: Analysis, method: str, fraction: float) -> str:
 def _alone(analysis: Analysis, fraction: float) -> str:
     method = analysis.grid.methods[0]
     return (
-        f"{_with(fraction)}, {method} has {_auprc(analysis, method, fraction)} on {analysis.grid.name}, "
+        f"{_with(analysis, fraction)}, {method} has {_auprc(analysis, method, fraction)} on {analysis.grid.name}, "
         f"where no skill "
         f"gives {analysis.grid.prevalence:.3f}. It is the only method of this run, so nothing is compared."
     )
@@ -50,27 +52,24 @@ def _alone(analysis: Analysis, fraction: float) -> str:
 def _answer(analysis: Analysis, fraction: float) -> str:
     best = analysis.best(fraction)
     assert best is not None
+    given = _with(analysis, fraction)
     ranked = list(analysis.ranks[fraction])
     tied = [m for m in ranked if m in analysis.tied[fraction] and m != best]
     worse = [m for m in ranked if m not in analysis.tied[fraction]]
     lead = f"{best} has the highest mean, {_auprc(analysis, best, fraction)}"
     if len(ranked) == 1:
-        return f"{_with(fraction)}, only {best} has a score, {_auprc(analysis, best, fraction)}: nothing is compared."
+        what = "scores enough to compare" if analysis.grid.shared(fraction).left_out else "a score"
+        return f"{given}, only {best} has {what}, {_auprc(analysis, best, fraction)}: nothing is compared."
     if all(analysis.estimates[m, fraction].low <= analysis.grid.prevalence for m in ranked):
         return (
-            f"{_with(fraction)}, no method is separable from no skill ({analysis.grid.prevalence:.3f}): {lead}, "
+            f"{given}, no method is separable from no skill ({analysis.grid.prevalence:.3f}): {lead}, "
             "and no method's interval lies above what chance would give."
         )
     if not tied:
-        return (
-            f"{_with(fraction)}, {best} is separably better than {listed(worse)}: {_auprc(analysis, best, fraction)}."
-        )
+        return f"{given}, {best} is separably better than {listed(worse)}: {_auprc(analysis, best, fraction)}."
     if not worse:
-        return f"{_with(fraction)}, the methods are not separable: {lead}, but this run cannot tell it from the others."
-    return (
-        f"{_with(fraction)}, {lead}, but it is not separable from {listed(tied)}; "
-        f"it is separably better than {listed(worse)}."
-    )
+        return f"{given}, the methods are not separable: {lead}, but this run cannot tell it from the others."
+    return f"{given}, {lead}, but it is not separable from {listed(tied)}; it is separably better than {listed(worse)}."
 
 
 def _patients_only(analysis: Analysis, fraction: float) -> tuple[str, ...]:
@@ -136,7 +135,7 @@ def _elsewhere(analysis: Analysis, scored: list[float]) -> tuple[str, ...]:
         others = [m for m in analysis.ranks[fraction] if m in analysis.tied[fraction] and m != best]
         what = f"not separable from {listed(others)}" if others else "separably ahead of all others"
         if len(analysis.ranks[fraction]) == 1:
-            what = "the only one with a score"
+            what = "the only one with scores enough to compare"
         elif len(others) + 1 == len(analysis.ranks[fraction]):
             what = "not separable from any other"
         clauses.append(f"at {percent(fraction)} {best} is highest and {what}")
@@ -151,7 +150,8 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
         limits.append("The volumes are a phantom: nothing about patients follows from this.")
     if len({cell.place.replicate for cell in grid.cells.values() if cell.state == "ok"}) == 1 < len(grid.methods):
         limits.append(
-            "One fold and one seed: how much another training would change is unknown, so nothing can be separated."
+            "One fold and one seed have scores: how much another training would change is unknown, so nothing can be "
+            "separated."
         )
     low = _no_better_than_chance(analysis)
     if low:
@@ -165,25 +165,12 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
         limits.append(
             f"Below no skill with its whole interval, so see whether labels are turned round: {listed(worse)}."
         )
-    apart = _uncompared(analysis)
-    if apart:
-        limits.append(f"Not compared, for want of a fold and seed in which both have a score: {'; '.join(apart)}.")
     spent = _unequal_labels(analysis)
     if spent:
         limits.append(spent)
     if grid.troubled() and grid.scored:
-        limits.append(f"Not every cell has a score: {_states(analysis)}; pairs are compared where both have one.")
+        limits += [f"Not every cell has a score: {_states(analysis)}.", *unevenness(grid, grid.fractions)]
     return tuple(limits)
-
-
-def _uncompared(analysis: Analysis) -> list[str]:
-    """Pairs of methods that have scores at a fraction, but in no replicate both."""
-    return [
-        f"{first} and {second} at {percent(fraction)}"
-        for fraction in analysis.grid.fractions
-        for first, second in itertools.combinations(analysis.ranks[fraction], 2)
-        if analysis.between(first, second, fraction) is None
-    ]
 
 
 def _no_better_than_chance(analysis: Analysis) -> list[str]:

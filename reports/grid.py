@@ -32,6 +32,15 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What is compared at a fraction: methods, and the replicates in which every one of them has a score."""
+
+    methods: tuple[str, ...]  # in the run's order
+    replicates: tuple[tuple[int, int], ...]  # (fold, seed)
+    left_out: Mapping[str, int]  # method -> its scores, too few of them in the replicates of the others
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grid:
     """All cells of one dataset, with what was run on. Methods stand in the run's order, fractions ascend."""
 
@@ -49,9 +58,34 @@ class Grid:
         """The cells of a method at a fraction, a cell a replicate, in the order of `replicates`."""
         return tuple(self.cells[Place(method, fraction, fold, seed)] for fold, seed in self.replicates)
 
+    def shared(self, fraction: float) -> Shared:
+        """What is compared at a fraction.
+
+        Over the same replicates means, ranks and tests cannot contradict one another; over whatever each method has, a
+        method that failed where it is hard would look good. Methods join in the order of their number of scores (equal
+        ones by name), and one that would leave less than half of the first one's replicates is left out, so that one
+        broken method does not take the results of all others along.
+        """
+        own = {m: {c.place.replicate for c in self.at(m, fraction) if c.state == "ok"} for m in self.methods}
+        order = sorted((m for m in own if own[m]), key=lambda m: (-len(own[m]), m))
+        common = own[order[0]] if order else set()
+        joined = []
+        for method in order:
+            if 2 * len(common & own[method]) >= len(own[order[0]]):
+                common = common & own[method]
+                joined.append(method)
+        return Shared(
+            methods=tuple(m for m in self.methods if m in joined),
+            replicates=tuple(replicate for replicate in self.replicates if replicate in common),
+            left_out={m: len(own[m]) for m in self.methods if own[m] and m not in joined},
+        )
+
     def ok(self, method: str, fraction: float) -> tuple[Cell, ...]:
-        """Those of `at` that have a score."""
-        return tuple(cell for cell in self.at(method, fraction) if cell.state == "ok")
+        """The cells that a method's numbers are from: those of `at` in the shared replicates."""
+        shared = self.shared(fraction)
+        if method not in shared.methods:
+            return ()
+        return tuple(self.cells[Place(method, fraction, fold, seed)] for fold, seed in shared.replicates)
 
     def troubled(self) -> tuple[Cell, ...]:
         """Cells that are not ok, in order."""
@@ -72,7 +106,7 @@ class Grid:
         """The first method whose cells cost no pretraining: supervised from scratch. None where there is
         none."""
         for method in self.methods:
-            costs = [cell.row.pretrain_seconds for f in self.fractions for cell in self.ok(method, f) if cell.row]
+            costs = [c.row.pretrain_seconds for c in self.scored if c.place.method == method and c.row is not None]
             if costs and all(cost == 0 for cost in costs):
                 return method
         return None
@@ -83,15 +117,24 @@ class Grid:
         return tuple(cell for _, cell in sorted(self.cells.items()) if cell.state == "ok")
 
     @property
+    def compared(self) -> tuple[Cell, ...]:
+        """The cells that all numbers are from, in order: see `shared`."""
+        return tuple(sorted((c for m in self.methods for f in self.fractions for c in self.ok(m, f)), key=_by_place))
+
+    @property
     def prevalence(self) -> float:
-        """The no-skill AUPRC, mean over the scored cells of one method and fraction (they share their
+        """The no-skill AUPRC, mean over the replicates that are compared (methods and fractions share their
         test units)."""
         shares = {
             cell.place.replicate: no_skill(cell.units.labels, cell.units.scores.shape[1])
-            for cell in self.scored
+            for cell in self.compared
             if cell.units is not None
         }
         return float(np.mean(list(shares.values()))) if shares else math.nan
+
+
+def _by_place(cell: Cell) -> Place:
+    return cell.place
 
 
 def build_grid(run: RunFolder) -> Grid:
@@ -99,7 +142,7 @@ def build_grid(run: RunFolder) -> Grid:
     rows = {row.place: row for row in run.rows}
     methods = _ordered(_planned_methods(run.config), (row.place.method for row in run.rows))
     fractions = tuple(sorted({*_planned(run.config, "fractions"), *(p.fraction for p in rows)}))
-    replicates = _replicates(run.config, rows)
+    replicates = _replicates(run, rows)
     remarks = list(run.remarks)
     cells: dict[Place, Cell] = {}
     for method in methods:
@@ -152,15 +195,17 @@ def _ordered(planned: Sequence[str], found: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*planned, *found]))
 
 
-def _replicates(config: Mapping[str, Any], rows: Mapping[Place, Row]) -> tuple[tuple[int, int], ...]:
-    """(fold, seed) that the results have, and those that the plan names; an official split has fold 0
-    alone."""
+def _replicates(run: RunFolder, rows: Mapping[Place, Row]) -> tuple[tuple[int, int], ...]:
+    """(fold, seed) that the results have, and those that the plan names.
+
+    An official split has fold 0 alone, whatever number of folds is planned. A folder that does not tell (before
+    dataset.json had `official_split`) has one where there is no other fold.
+    """
     found = {place.replicate for place in rows}
     folds = {fold for fold, _ in found}
-    seeds = {seed for _, seed in found}
-    if len(folds) > 1 or folds != {0}:
-        folds |= {int(fold) for fold in _planned(config, "folds")}
-    seeds |= {int(seed) for seed in _planned(config, "seeds")}
+    seeds = {seed for _, seed in found} | {int(seed) for seed in _planned(run.config, "seeds")}
+    if not run.dataset.get("official_split", folds == {0}):
+        folds |= {int(fold) for fold in _planned(run.config, "folds")}
     return tuple(sorted((fold, seed) for fold in folds for seed in seeds))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from voxbench.reports.grid import Cell, Grid
+from voxbench.reports.remarks import unevenness
 from voxbench.reports.run_folder import percent
 from voxbench.reports.stats.summary import summarise
 from voxbench.reports.table import Entry, Table, csv_text
@@ -78,7 +79,9 @@ def _score(grid: Grid, method: str, fraction: float, best: frozenset[str], tied:
     summary = summarise([cell.auprc for cell in done])
     if not done:
         states = [cell.state for cell in grid.at(method, fraction)]
-        return Entry(max(set(states), key=states.count), note=INCOMPLETE, faint=True)
+        scores = states.count("ok")
+        text = f"{scores} of {expected}" if scores else max(set(states), key=states.count)
+        return Entry(text, note=INCOMPLETE, faint=True)
     text = f"{summary.mean:.3f}" if math.isnan(summary.std) else f"{summary.mean:.3f} ± {summary.std:.3f}"
     note = (TIED if method in tied and len(tied) > 1 else "") + (INCOMPLETE if len(done) < expected else "")
     return Entry(text, bold=method in best, note=note)
@@ -139,7 +142,7 @@ def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list
     where = ", ".join(devices(grid)) or "unknown device"
     unit = _cost_unit(grid)[0].capitalize()
     notes = [
-        f"{spread}. Bold: the highest mean of a column.",
+        " ".join([f"{spread}. Bold: the highest mean of a column.", *unevenness(grid, grid.fractions)]),
         f"Labels: labelled volumes spent on training, selection and pretraining together, at "
         f"{', '.join(map(percent, grid.fractions))}. {unit}: pretraining and fine-tuning of one model, "
         f"a mean over its cells ({where}). Memory: its peak. No skill: the prevalence.",
@@ -150,7 +153,7 @@ def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list
     if troubled:
         states = [cell.state for cell in troubled]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        notes.append(f"{INCOMPLETE} not all of its cells have a score ({counts} of {len(grid.cells)} cells in all).")
+        notes.append(f"{INCOMPLETE} not over all folds and seeds ({counts} of {len(grid.cells)} cells in all).")
     return notes
 
 
@@ -166,6 +169,7 @@ MAIN_CSV = (
     "n_missing",
     "n_half_done",
     "n_undefined",
+    "n_not_shared",
     "best",
     "no_skill",
     "n_labels_spent",
@@ -196,6 +200,7 @@ def _csv_row(grid: Grid, method: str, fraction: float) -> list[object]:
         states.count("missing"),
         states.count("half-done"),
         states.count("undefined"),
+        states.count("ok") - len(done),
         method in _best(grid, fraction),
         grid.prevalence,
         _mean_of(done, "n_labels_spent"),

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pandas as pd
-from resample import columns, read
+from units import columns, read
 
 scores, rows = read(sys.argv[1]), []
 for (method, fraction), cells in scores.groupby(["method", "fraction"]):

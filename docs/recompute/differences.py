@@ -5,27 +5,20 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from resample import auprc, bca, read
+from resample import auprc, bca
 from scipy.stats import t as student
+from split import test_per_train
 from statsmodels.stats.multitest import multipletests
-
-
-def test_per_train(run, scores):
-    """n_test / n_train of the split; of an official split, which has no other folds, with the labels of results.csv."""
-    tested, every = scores.groupby("fold").volume.nunique().mean(), scores.volume.nunique()
-    labels = pd.read_csv(f"{run}/results.csv").query("status == 'ok'")
-    return tested / (every - tested if tested < every else (labels.n_train_labels + labels.n_val_labels).max())
+from units import read
 
 
 def differences(run):
     """A row a pair and fraction."""
     scores, rows = read(run), []
-    cells, ratio = auprc(scores), test_per_train(run, scores)
+    cells, ratio = auprc(scores), test_per_train(run)
     for fraction in np.unique(scores.fraction):
         for first, second in combinations(scores[scores.fraction == fraction].method.unique(), 2):
-            apart = (cells[first, fraction] - cells[second, fraction]).dropna(subset=[0])
-            if len(apart) == 0:
-                continue
+            apart = cells[first, fraction] - cells[second, fraction]
             mean, count = apart[0].mean(), len(apart)
             low, high, p = bca(apart)
             error = np.sqrt((1 / count + ratio) * apart[0].var(ddof=1))  # Nadeau and Bengio

@@ -4,7 +4,8 @@ import sys
 
 import numpy as np
 import pandas as pd
-from resample import read, weights
+from resample import weights
+from units import read
 
 scores = read(sys.argv[1])
 patients, drawn, rows = np.unique(scores.patient), weights(scores)[1:2001], []

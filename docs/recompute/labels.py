@@ -7,12 +7,17 @@ import sys
 
 import numpy as np
 import pandas as pd
-from resample import auprc, read
+from resample import auprc
+from units import read
 
 run, baseline = sys.argv[1:]
 cells = auprc(read(run))
-spent = pd.read_csv(f"{run}/results.csv").query("status == 'ok'").groupby(["method", "fraction"]).n_labels_spent.mean()
-curve = pd.DataFrame({fraction: each.mean() for (method, fraction), each in cells.items() if method == baseline})
+own = [set(each.index) for (method, _), each in cells.items() if method == baseline]
+common = sorted(set.intersection(*own))  # the folds and seeds that all fractions of the curve have
+costs = pd.read_csv(f"{run}/results.csv").query("status == 'ok'").set_index(["fold", "seed"]).loc[common]
+spent = costs.groupby(["method", "fraction"]).n_labels_spent.mean()
+curve = {fraction: each.loc[common].mean() for (method, fraction), each in cells.items() if method == baseline}
+curve = pd.DataFrame(curve)
 labels = spent[baseline].loc[list(curve)].to_numpy()
 
 
@@ -28,7 +33,7 @@ def needed(points, target):
 
 rows = []
 for method in sorted({name for name, fraction in cells if fraction == curve.columns[0]} - {baseline}):
-    target = cells[method, curve.columns[0]].mean()
+    target = cells[method, curve.columns[0]].loc[common].mean()
     value, *drawn = [needed(*each) for each in zip(curve.to_numpy()[:2001], target[:2001], strict=True)]
     ends = np.quantile(np.array(drawn)[~np.isnan(drawn)], [0.025, 0.975], method="nearest")
     rows.append((method, spent[method, curve.columns[0]], value, *ends))

@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pandas as pd
 from differences import differences
-from resample import auprc, read
+from resample import auprc
 from scipy.stats import f, friedmanchisquare, studentized_range
+from units import read
 
 blocks = []
 for number, run in enumerate(sys.argv[1:]):

@@ -3,20 +3,7 @@
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
-
-PLACE = ["method", "fraction", "fold", "seed"]
-
-
-def read(run):
-    """The scored units of a run, without cells whose test part has one class only."""
-    scores = pd.read_csv(f"{run}/predictions.csv")
-    return scores[scores.groupby(PLACE).label.transform("nunique") > 1]
-
-
-def columns(scores):
-    """Names of the scores: of class 1 of two, or of each of several classes; with the class."""
-    names = [name for name in scores if name.startswith("score")]
-    return [(1, names[0])] if len(names) == 1 else list(enumerate(names))
+from units import PLACE, columns
 
 
 def weights(scores):

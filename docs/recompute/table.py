@@ -4,8 +4,9 @@ import sys
 
 import numpy as np
 import pandas as pd
-from resample import PLACE, auprc, bca, columns, read
+from resample import auprc, bca
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
+from units import PLACE, columns, read
 
 
 def metrics(cell):

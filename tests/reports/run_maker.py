@@ -65,10 +65,14 @@ class RunMaker:
     salt: str = "p"
     protocol: str = "strict"
     extra_config: Mapping[str, Any] = field(default_factory=dict)
+    method_source: str | None = None  # digest of the methods' file; None: built in
+    encoder_source: str | None = None
+    encoder_file: str | None = None
     predicted_column: bool = True
     fail: Callable[[str, float, int, int], str] = lambda *_: ""  # -> error of a failed cell, or ""
     skip: Callable[[str, float, int, int], bool] = lambda *_: False
     unscored: Callable[[str, float, int, int], bool] = lambda *_: False
+    hard: Mapping[int, float] = field(default_factory=dict)  # fold -> how much less skill every method has there
     constant: Callable[[str, float, int, int], bool] = lambda *_: False
     decimals: int = 12
 
@@ -121,7 +125,7 @@ class RunMaker:
         rng = np.random.default_rng([self.seed, seed, fold, int(1000 * fraction), *map(ord, method)])
         tested = np.flatnonzero(self.fold == fold)
         error = self.fail(*at)
-        scores = self._scores(rng, method, fraction, tested)
+        scores = self._scores(rng, method, fraction, tested, self.hard.get(fold, 0.0))
         if self.constant(*at):
             scores = np.full_like(scores, 1 / max(2, scores.shape[1]))
         n_train = round(fraction * (self.patient.size - tested.size) * 0.8)
@@ -161,6 +165,7 @@ class RunMaker:
             "status": row["status"],
             "threshold": threshold,
             "stages": [] if self.methods[method] == 0.9 else [f"{method}-stage"],
+            "source": self.method_source,
             "error": error,
         }
         if error:
@@ -187,8 +192,10 @@ class RunMaker:
                 | dict(zip(names, score, strict=True))
             )
 
-    def _scores(self, rng: np.random.Generator, method: str, fraction: float, tested: Any) -> Any:
-        skill = self.methods[method] + 0.6 * np.log10(fraction) * (1 if self.methods[method] > 0.9 else 1.3) + 0.3
+    def _scores(self, rng: np.random.Generator, method: str, fraction: float, tested: Any, less: float) -> Any:
+        skill = (
+            -less + self.methods[method] + 0.6 * np.log10(fraction) * (1 if self.methods[method] > 0.9 else 1.3) + 0.3
+        )
         skill += 0.1 * rng.normal()
         labels = self.label[tested]
         if len(self.classes) == 2:
@@ -243,10 +250,17 @@ class RunMaker:
         if method in ("residual", "spark"):
             _examples(folder / "examples.npz", rng)
 
+    def _official_sizes(self) -> dict[str, int] | None:
+        if not self.official:
+            return None
+        n_test = int((self.fold == 0).sum())
+        n_train = round((self.patient.size - n_test) * 0.8)
+        return {"n_train": n_train, "n_val": self.patient.size - n_test - n_train, "n_test": n_test}
+
     def _documents(self, path: Path) -> None:
         config = {
             "dataset": {"name": self.dataset, "source": None},
-            "encoder": {"name": "resnet", "source": None, "depth": 10},
+            "encoder": {"name": "resnet", "source": self.encoder_file, "depth": 10},
             "methods": {name: {} for name in self.methods},
             "protocol": {
                 "name": self.protocol,
@@ -271,6 +285,9 @@ class RunMaker:
                 "fingerprint": self.fingerprint,
                 "is_phantom": self.is_phantom,
                 "real_images": not self.is_phantom,
+                "sources": {"encoder": self.encoder_source, "dataset": None},
+                "official_split": self.official,
+                "official_split_sizes": self._official_sizes(),
                 "note": "A simulated cohort." if self.is_phantom else "",
             },
         )

@@ -1,6 +1,7 @@
 """Several runs in one report."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def test_too_few_blocks_for_a_diagram_are_said(make_run: MakeRun, tmp_path: Path
         ({"extra_config": {"methods": {"byol": {"momentum": 0.9}, "supervised": {}}}}, r"methods\.byol"),
         ({"fingerprint": "beef"}, r"dataset fingerprint of sinus-phantom is 'beef' there and 'f00d' here"),
         ({"salt": "q"}, "another salt"),
+        ({"method_source": "beef"}, "the source of method byol is beef there and built in here"),
+        ({"encoder_source": "beef"}, "the source of encoder resnet is beef there and built in here"),
     ],
 )
 def test_incompatible_runs_name_the_key(make_run: MakeRun, tmp_path: Path, knobs: dict[str, object], said: str) -> None:
@@ -91,6 +94,43 @@ def test_pictures_of_the_user_survive_and_plots_that_are_no_more_do_not(make_run
     left = {path.name for path in theirs.parent.iterdir()}
     assert {"forest-10.svg", "forest-of-mine.png"} <= left < plots
     assert not [name for name in left if "-50." in name]
+
+
+def test_every_two_of_several_runs_are_checked(make_run: MakeRun, tmp_path: Path) -> None:
+    byol = {"methods": {"byol": 1.2}, "patients": 60}
+    runs = [
+        make_run("one", methods={"supervised": 0.9}, patients=60),
+        make_run("two", seeds=(0,), method_source="beef", **byol),
+        make_run("three", seeds=(1,), method_source="f00d", **byol),
+    ]
+    with pytest.raises(ReportError, match="the source of method byol is f00d there and beef here"):
+        compare(runs, tmp_path / "out")
+
+
+def test_where_a_file_lies_and_what_an_audit_refuses_may_differ(make_run: MakeRun, tmp_path: Path) -> None:
+    same = GRID | {"method_source": "beef", "encoder_source": "f00d"}
+    runs = [
+        make_run(
+            name,
+            seeds=(seed,),
+            encoder_file=f"/{name}/enc.py:Mine",
+            extra_config={"sources": {"byol": f"/{name}/m.py:Mine"}, "audit": {"near_duplicates": audit}},
+            **same,
+        )
+        for seed, (name, audit) in enumerate([("one", "refuse"), ("two", "warn")])
+    ]
+    compare(runs, tmp_path / "out")
+    assert {row["n_cells"] for row in estimates(tmp_path / "out")} == {"6"}
+
+
+def test_a_file_of_which_no_digest_is_told_cannot_be_compared(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run(f"run{seed}", seeds=(seed,), encoder_file="enc.py:Mine", **GRID) for seed in (0, 1)]
+    for run in runs:  # as before dataset.json had it
+        about = json.loads((run / "dataset.json").read_text(encoding="utf-8"))
+        del about["sources"]
+        (run / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(ReportError, match="the source of encoder resnet is not told there and not told here"):
+        compare(runs, tmp_path / "out")
 
 
 def test_one_run_is_none_to_compare(make_run: MakeRun, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The scripts of docs/recompute/ give every number that a report stores, from predictions.csv and without voxbench."""
 
 import io
+import json
 import re
 import runpy
 import subprocess
@@ -13,13 +14,18 @@ import pandas as pd
 import pytest
 from run_maker import RunMaker
 
+from voxbench.reports.analysis import analyse
 from voxbench.reports.compare import compare
+from voxbench.reports.grid import build_grid
+from voxbench.reports.numbers import numbers
+from voxbench.reports.run_folder import read_run
+from voxbench.reports.tables import main_csv
 
 SCRIPTS = Path(__file__).parents[2] / "docs" / "recompute"
 PLACE = ["method", "fraction"]
 # What no score tells: what a method cost, and which cells are not there. It stands in results.csv.
 COSTS = {"n_labels_spent", "hours", "peak_memory_mb", "method_labels"}
-STATES = {"n_expected", "n_failed", "n_missing", "n_half_done", "n_undefined"}
+STATES = {"n_expected", "n_failed", "n_missing", "n_half_done", "n_undefined", "n_not_shared"}
 
 Recompute = Callable[..., pd.DataFrame]
 
@@ -103,6 +109,22 @@ def test_pairs_of_methods(study: Study, recompute: Recompute, dataset: str) -> N
     assert (alone.separable.sum() in range(1, len(alone))) or dataset == "organs", "a weak test"
 
 
+def test_pairs_of_an_official_split_whose_sizes_are_not_told(recompute: Recompute, tmp_path: Path) -> None:
+    grid = {"methods": {"residual": 2.6, "supervised": 0.9}, "patients": 50, "folds": 4, "seeds": (0, 1, 2)}
+    run = RunMaker(**grid, official=True).write(tmp_path / "run")
+    ratios = []
+    for sizes in (True, False):
+        about = json.loads((run / "dataset.json").read_text(encoding="utf-8"))
+        (run / "dataset.json").write_text(
+            json.dumps({k: v for k, v in about.items() if sizes or k != "official_split_sizes"}), encoding="utf-8"
+        )
+        analysis = analyse(build_grid(read_run(run)))
+        ratios.append(analysis.test_per_train)
+        alone = recompute("differences.py", run)
+        assert alone.p_t.tolist() == pytest.approx([one.p_t for one in analysis.comparisons[0.1]], rel=1e-9)
+    assert ratios == [pytest.approx(26 / 74), pytest.approx(26 / 26)]
+
+
 def test_ranks_and_tie_groups(study: Study, recompute: Recompute) -> None:
     alone = recompute("ranks.py", *study.runs.values())
     for number, dataset in enumerate(study.runs):
@@ -110,6 +132,45 @@ def test_ranks_and_tie_groups(study: Study, recompute: Recompute) -> None:
         same(study.stored("estimates.csv", dataset)[[*PLACE, "rank", "tied"]], shared, PLACE)
     assert set(alone["rank"]) > {1} and alone.friedman_p.min() > 0, "nothing is separable, or all is: a weak test"
     same(pd.read_csv(study.report / "ranks.csv"), alone.groupby("method").first().reset_index(), ["method"])
+
+
+def test_methods_and_folds_that_are_not_compared(recompute: Recompute, tmp_path: Path) -> None:
+    """byol is left out at 10 %, and nothing is compared on fold 3; at 40 % fold 0 is missing."""
+    lost = {("byol", 0.1, 0), ("byol", 0.1, 1), ("supervised", 0.1, 3), ("residual", 0.4, 0)}
+    last = 4  # planned, and not run by any method
+    grid = {"methods": {"residual": 2.6, "byol": 1.0, "supervised": 0.9}, "fractions": (0.1, 0.4, 1.0), "patients": 50}
+    run = RunMaker(
+        **grid,
+        folds=5,
+        seeds=(0, 1),
+        fail=lambda m, f, k, s: "no" if (m, f, k) in lost else "",
+        skip=lambda m, f, k, s: k == last,
+    )
+    analysis = analyse(build_grid(read_run(run.write(tmp_path / "run"))))
+    for name, text in {**numbers([analysis]), "table.csv": main_csv([analysis.grid])}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    alone = Study({"run": tmp_path / "run"}, tmp_path)
+
+    def stored(name: str, number: str) -> pd.DataFrame:
+        return alone.stored(name, "sinus-phantom").dropna(subset=number)
+
+    assert len(stored("estimates.csv", "auprc_mean")) == 8
+    same(
+        stored("table.csv", "auprc_mean"),
+        table := recompute("table.py", tmp_path / "run"),
+        PLACE,
+        {"best", *COSTS, *STATES},
+    )
+    same(stored("estimates.csv", "auprc_mean"), table, PLACE, {"rank", "tied"})
+    same(stored("metrics.csv", "auroc"), table, PLACE, {"calibration_error"})
+    same(
+        stored("comparisons.csv", "low"), recompute("differences.py", tmp_path / "run"), ["fraction", "first", "second"]
+    )
+    ranks = recompute("ranks.py", tmp_path / "run")
+    same(stored("estimates.csv", "auprc_mean")[[*PLACE, "rank", "tied"]], ranks, PLACE)
+    labels = [stored("label_efficiency.csv", "low"), recompute("labels.py", tmp_path / "run", "supervised")]
+    assert [list(frame.method) for frame in labels] == [["residual"]] * 2
+    same(*labels, ["method"])
 
 
 @pytest.mark.parametrize("dataset", ["sinus", "organs"])

@@ -1,0 +1,29 @@
+"""What the other scripts read: the scored test units of a run that are compared."""
+
+import pandas as pd
+
+PLACE = ["method", "fraction", "fold", "seed"]
+
+
+def read(run):
+    """The scored units that are compared; of a cell whose test part has one class only, none."""
+    scores = pd.read_csv(f"{run}/predictions.csv")
+    scores = scores[scores.groupby(PLACE).label.transform("nunique") > 1]
+    return pd.concat([shared(each) for _, each in scores.groupby("fraction")]).sort_index()
+
+
+def shared(scores):
+    """Of one fraction: the folds and seeds that all its methods have, without methods that would leave too few."""
+    own = {method: set(zip(each.fold, each.seed, strict=True)) for method, each in scores.groupby("method")}
+    order = sorted(own, key=lambda method: (-len(own[method]), method))
+    common, methods = own[order[0]], []
+    for method in order:
+        if 2 * len(common & own[method]) >= len(own[order[0]]):
+            common, methods = common & own[method], [*methods, method]
+    return scores[scores.method.isin(methods) & pd.MultiIndex.from_frame(scores[["fold", "seed"]]).isin(common)]
+
+
+def columns(scores):
+    """Names of the scores: of class 1 of two, or of each of several classes; with the class."""
+    names = [name for name in scores if name.startswith("score")]
+    return [(1, names[0])] if len(names) == 1 else list(enumerate(names))
