@@ -39,6 +39,7 @@ class PrepareOptions:
     scans: Path
     out: Path
     labels: Path | None = None
+    sheet: str | None = None
     suffix: str | None = None
     id_pattern: str | None = None
     modality: ScanModality = "auto"
@@ -67,11 +68,14 @@ class PrepareOptions:
             ("--min-inside", self.limits.inside, 0, 1),
             ("--max-turn", self.limits.turn, 0, 180),
         )
-        return [
+        problems = [
             f"{name} {value}: must be from {low} to {high}"
             for name, value, low, high in ranges
             if not low <= value <= high
         ]
+        if self.sheet is not None and self.labels is None:
+            problems.append(f"--sheet {self.sheet}: names a sheet of the labels; add --labels, or leave it out")
+        return problems
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], La
         problems.append(error.message)
     if options.labels is not None:
         try:
-            labels, found = read_labels(options.labels)
+            labels, found = read_labels(options.labels, options.sheet)
             problems += found
             if scans:
                 problems += match(labels, {s.patient for s in scans}, pool_unlisted=options.pool_unlisted)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from voxbench.datasets.prepare.quality import SIDES, Side
 from voxbench.datasets.prepare.scans import PATIENT_COLUMNS
-from voxbench.datasets.prepare.tables import read_table
+from voxbench.datasets.prepare.tables import plain, read_table
 
 NORMAL, ANOMALOUS = "normal", "anomalous"
 FINDINGS = {  # words in a sheet -> finding class (Bhattacharya et al., IJCARS 2024: four anomalies and normal)
@@ -44,15 +44,18 @@ class Labels:
     listed: frozenset[str] = frozenset()
 
 
-def read_labels(path: Path) -> tuple[Labels, list[str]]:
+def read_labels(path: Path, worksheet: str | None = None) -> tuple[Labels, list[str]]:
     """The labels and every problem of the sheet; raises DatasetError if it cannot be read at all.
 
-    A row whose finding and label are both empty puts the patient (or that side) into the unlabelled pool.
+    A row whose finding and label are both empty puts the patient (or that side) into the unlabelled pool. `worksheet`
+    names one of several in a workbook.
     """
     rows = read_table(
         path,
         {"patient": PATIENT_COLUMNS, "side": ("side", "laterality")},
         {"finding": ("finding", "findings", "diagnosis"), "label": ("label", "anomaly")},
+        one_of=("finding", "label"),
+        sheet=worksheet,
     )
     known: dict[tuple[str, Side], Label] = {}
     first: dict[tuple[str, Side], int] = {}
@@ -65,7 +68,7 @@ def read_labels(path: Path) -> tuple[Labels, list[str]]:
             continue
         listed.add(patient)
         label, problem = label_of(row["finding"], row["label"])
-        sides = SIDE_WORDS.get(row["side"].lower())
+        sides = SIDE_WORDS.get(plain(row["side"]))
         if problem:
             problems.append(f"{where}: patient {patient}: {problem}")
         elif row["side"] and sides is None:
@@ -85,7 +88,7 @@ def read_labels(path: Path) -> tuple[Labels, list[str]]:
 
 def label_of(finding: str, label: str) -> tuple[Label | None, str]:
     """The label in a row (None: there is none) and what is wrong with it ("": nothing)."""
-    word, given = FINDINGS.get(finding.lower().replace("_", " ")), LABELS.get(label.lower())
+    word, given = FINDINGS.get(plain(finding)), LABELS.get(plain(label))
     if label and given is None:
         return None, f"label {label} is none of normal, anomalous, 0, 1"
     if not finding:
