@@ -10,7 +10,7 @@ from voxbench.datasets.prepare.quality import SIDES, Side
 from voxbench.datasets.prepare.scans import PATIENT_COLUMNS
 from voxbench.datasets.prepare.tables import plain, read_table
 
-NORMAL, ANOMALOUS = "normal", "anomalous"
+NORMAL, ANOMALOUS, OTHER = "normal", "anomalous", "other"
 FINDINGS = {  # words in a sheet -> finding class (Bhattacharya et al., IJCARS 2024: four anomalies and normal)
     "normal": "normal", "none": "normal", "healthy": "normal", "no finding": "normal",
     "mucosal thickening": "mucosal thickening", "thickening": "mucosal thickening",
@@ -33,7 +33,8 @@ class Label:
     """What is known of one sinus."""
 
     label: str  # NORMAL or ANOMALOUS
-    finding: str = ""
+    finding: str = ""  # public: one of the known classes, OTHER, or not told
+    told: str = ""  # private: the cell as it is, for people write names and dates into it
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def label_of(finding: str, label: str) -> tuple[Label | None, str]:
     implied = given if word is None else (NORMAL if word == "normal" else ANOMALOUS)
     if given is not None and implied != given:
         return None, f"finding {finding} contradicts label {label}"
-    return Label(implied or ANOMALOUS, word or finding), ""
+    return Label(implied or ANOMALOUS, word or (NORMAL if given == NORMAL else OTHER), finding), ""
 
 
 def match(labels: Labels, patients: Collection[str], *, pool_unlisted: bool) -> list[str]:

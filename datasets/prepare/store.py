@@ -22,7 +22,7 @@ from voxbench.datasets.base import DatasetError
 
 Record = dict[str, Any]  # what is kept of a head: JSON
 MANIFEST = ("path", "patient_id", "label", "side", "split", "finding", "unit", "axes")
-SOURCES = ("crop", "scan", "patient_id", "side", "code")
+SOURCES = ("crop", "scan", "patient_id", "side", "code", "finding_as_told")
 EXCLUDED = ("patient_id", "side", "reason")
 
 

@@ -132,7 +132,7 @@ def test_sheets_of_all_kinds_agree(tmp_path: Path) -> None:
         labels, problems = sheet.read_labels(tmp_path / f"s.{kind}")
         assert problems == []
         assert labels.listed == {"7", "8"}
-        assert labels.known[("7", "left")] == sheet.Label("anomalous", "polyp")
+        assert labels.known[("7", "left")] == sheet.Label("anomalous", "polyp", "Polyp")
         assert labels.known[("7", "right")] == sheet.Label("normal", "normal")
         assert ("8", "left") not in labels.known
 

@@ -9,6 +9,8 @@ import pytest
 
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import labels as sheet
+from voxbench.datasets.prepare.output import Tables
+from voxbench.datasets.prepare.scans import Scan
 
 from .conftest import options
 
@@ -57,7 +59,7 @@ def test_the_sheet_with_the_columns_is_taken_and_never_one_of_several(tmp_path: 
     assert labels.known[("7", "left")].finding == "polyp"
     with pytest.raises(DatasetError, match="no such sheet; there are: about, old, final"):
         sheet.read_labels(both, "Final 2")
-    with pytest.raises(DatasetError, match="no column patient_id .*there are: made by"):
+    with pytest.raises(DatasetError, match=r"no column patient_id .*there are: made by"):
         sheet.read_labels(both, "about")
     with pytest.raises(DatasetError, match=r"sheet.csv is text and has no sheets"):
         sheet.read_labels(csv_of(tmp_path, "patient,side,finding\n"), "final")
@@ -89,3 +91,16 @@ def test_spaces_underscores_and_case_do_not_matter(tmp_path: Path) -> None:
     twice = csv_of(tmp_path, "Patient ID,patient_id,side,finding\n7,8,left,polyp\n")
     with pytest.raises(DatasetError, match="two columns are named patient id"):
         sheet.read_labels(twice)
+
+
+def test_free_text_of_the_sheet_stays_private(tmp_path: Path) -> None:
+    text = "cyst; Mr Smith MRN 123456"
+    path = csv_of(tmp_path, f"patient,side,finding,label\n7,left,{text},1\n7,right,as said by Dr Roe,0\n8,left,Cyst,\n")
+    labels, problems = sheet.read_labels(path)
+    assert problems == []
+    sides = {side: {"refused": [], "crops": [{"path": f"{side}.nii.gz"}]} for side in ("left", "right")}
+    people = {"pa": Scan(Path("7.nii"), "7"), "pb": Scan(Path("8.nii"), "8")}
+    tables = Tables.of({code: {"sides": sides} for code in people}, {}, people, labels)
+    public = [(row["label"], row["finding"]) for row in tables.manifest]
+    assert public == [("anomalous", "other"), ("normal", "normal"), ("anomalous", "retention cyst"), ("", "")]
+    assert [row["finding_as_told"] for row in tables.sources] == [text, "as said by Dr Roe", "Cyst", ""]
