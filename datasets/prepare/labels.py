@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from voxbench.datasets.prepare.quality import SIDES, Side
-from voxbench.datasets.prepare.scans import PATIENT_COLUMNS
+from voxbench.datasets.prepare.scans import PATIENT_COLUMNS, patient_id
 from voxbench.datasets.prepare.tables import plain, read_table
 
 NORMAL, ANOMALOUS, OTHER = "normal", "anomalous", "other"
@@ -63,7 +63,7 @@ def read_labels(path: Path, worksheet: str | None = None) -> tuple[Labels, list[
     listed, problems = set(), []
     for number, row in rows:
         where = f"{path.name} row {number}"
-        patient = row["patient"].removeprefix("sub-")
+        patient = patient_id(row["patient"])
         if not patient:
             problems.append(f"{where}: the patient is missing; fill it in")
             continue
