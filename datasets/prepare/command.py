@@ -1,6 +1,7 @@
 """`bench prepare` as a function: check everything, then do head after head, then write the tables.
 
-Nothing is written before every input has been found good (or `skip_broken` says to go on without the bad ones).
+Nothing but DICOM conversions is written before every input has been found good (or `skip_broken` says to go on
+without the bad ones).
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class PrepareResult:
 def prepare(options: PrepareOptions, progress: Progress | None = None) -> PrepareResult:
     """From head scans to sinus crops.
 
-    Raises DatasetError with every problem of the inputs, before anything is written.
+    Raises DatasetError with every problem of the inputs, before any head is worked on.
     """
     tell = progress or (lambda _phase, _done, _total: None)
     problems = options.problems()

@@ -86,6 +86,5 @@ def refuse_unwritable_names(found: Found) -> None:
         except UnicodeEncodeError:
             shown = f"{scan.path} of {scan.patient}".encode(errors="backslashreplace").decode()
             found.problems.append(f"{shown}: the name is not UTF-8; rename the file or folder")
-            found.named.add(scan.patient)
             found.scans.remove(scan)
     found.problems[:] = [line.encode(errors="backslashreplace").decode() for line in found.problems]
