@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import openpyxl
@@ -45,6 +46,20 @@ def test_a_formula_that_nothing_has_computed_is_refused(tmp_path: Path) -> None:
     path = workbook(tmp_path / "s.xlsx", Labels=[HEADINGS, ["7", "left", '=IF(1,"polyp","")'], ["8", "left", "cyst"]])
     with pytest.raises(DatasetError, match=r"Labels: formulas without a stored value \(C2\); open the file"):
         sheet.read_labels(path)
+
+
+def test_a_formula_that_gave_an_empty_text_is_a_value(tmp_path: Path) -> None:
+    """As spreadsheet programs store it; the row is then of the unlabelled pool."""
+    path = workbook(tmp_path / "s.xlsx", Labels=[HEADINGS, ["7", "left", '=IF(1,"","")'], ["8", "left", "cyst"]])
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    with zipfile.ZipFile(path, "w") as book:
+        for name, part in parts.items():
+            book.writestr(name, part.replace(b'<c r="C2">', b'<c r="C2" t="str">'))
+    labels, problems = sheet.read_labels(path)
+    assert problems == []
+    assert labels.listed == {"7", "8"}
+    assert list(labels.known) == [("8", "left")]
 
 
 def test_the_sheet_with_the_columns_is_taken_and_never_one_of_several(tmp_path: Path) -> None:
