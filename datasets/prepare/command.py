@@ -1,11 +1,13 @@
 """`bench prepare` as a function: check everything, then do head after head, then write the tables.
 
-Nothing is written before every input has been found good (or `skip_broken` says to go on without the bad ones).
+Nothing but DICOM conversions is written before every input has been found good (or `skip_broken` says to go on
+without the bad ones).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import traceback
@@ -20,11 +22,12 @@ from typing import Literal, TypeVar
 
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import output, store
+from voxbench.datasets.prepare.find import find_scans
 from voxbench.datasets.prepare.head import Recipe, Task, check_scan, do_head
 from voxbench.datasets.prepare.labels import Labels, match, read_labels
 from voxbench.datasets.prepare.quality import Limits
 from voxbench.datasets.prepare.reference import find_reference
-from voxbench.datasets.prepare.scans import Scan, ScanModality, find_scans
+from voxbench.datasets.prepare.scans import Found, Scan, ScanModality, Search
 
 Progress = Callable[[str, int, int], None]  # phase, done, of how many
 WORKER_BYTES = 3 * 2**30  # of a CT of 700 x 700 x 500 voxels
@@ -39,8 +42,10 @@ class PrepareOptions:
     scans: Path
     out: Path
     labels: Path | None = None
+    sheet: str | None = None
     suffix: str | None = None
     id_pattern: str | None = None
+    series: str | None = None
     modality: ScanModality = "auto"
     reference: Path | None = None
     centroids: str | None = None
@@ -67,11 +72,19 @@ class PrepareOptions:
             ("--min-inside", self.limits.inside, 0, 1),
             ("--max-turn", self.limits.turn, 0, 180),
         )
-        return [
+        problems = [
             f"{name} {value}: must be from {low} to {high}"
             for name, value, low, high in ranges
             if not low <= value <= high
         ]
+        if self.sheet is not None and self.labels is None:
+            problems.append(f"--sheet {self.sheet}: names a sheet of the labels; add --labels, or leave it out")
+        for name, pattern in (("--id-pattern", self.id_pattern), ("--series", self.series)):
+            try:
+                re.compile(pattern or "")
+            except re.error as error:
+                problems.append(f"{name} {pattern}: not a regular expression ({error}); mend it")
+        return problems
 
 
 @dataclass(frozen=True)
@@ -84,12 +97,13 @@ class PrepareResult:
     crops: int
     labelled: int  # sinuses with a label among those cropped
     excluded: tuple[dict[str, str], ...]  # rows of excluded.csv
+    notes: tuple[str, ...] = ()  # on the inputs, for the user
 
 
 def prepare(options: PrepareOptions, progress: Progress | None = None) -> PrepareResult:
     """From head scans to sinus crops.
 
-    Raises DatasetError with every problem of the inputs, before anything is written.
+    Raises DatasetError with every problem of the inputs, before any head is worked on.
     """
     tell = progress or (lambda _phase, _done, _total: None)
     problems = options.problems()
@@ -97,13 +111,13 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> Prepar
         raise DatasetError("settings cannot be used:", problems)
     folder = store.Store(options.out)
     folder.check()
-    scans, labels, problems = gather(options, folder)
+    scans, labels, problems, notes = gather(options, folder)
     recipe = make_recipe(options, problems)
     hashes, broken = check_all(scans, folder, workers_of(options), tell)
     problems += twins(scans, hashes)
     if recipe is None or problems or (broken and not options.skip_broken):
         found = [*problems, *(f"{scan.path}: {why}" for scan, why in broken)]
-        raise DatasetError("inputs cannot be used, nothing was written:", found)
+        raise DatasetError("inputs cannot be used, no head was worked on:", found)
     key = folder.open()
     store.write(folder.private / "seen.json", store.dump(output.seen_entries(scans, hashes)), private=True)
     tasks = [
@@ -130,37 +144,40 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> Prepar
         crops=len(tables.manifest),
         labelled=len({row["unit"] for row in tables.manifest if row["label"]}),
         excluded=tuple(tables.excluded),
+        notes=tuple(notes),
     )
 
 
-def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], Labels | None, list[str]]:
-    """Scans and labels, and whatever is wrong with either."""
+def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], Labels | None, list[str], list[str]]:
+    """Scans and labels, whatever is wrong with either, and notes."""
     problems: list[str] = []
-    scans: list[Scan] = []
+    found = Found()
     labels: Labels | None = None
     try:
-        scans, found = find_scans(
-            options.scans,
+        search = Search(
+            folder=folder,
             suffix=options.suffix,
             id_pattern=options.id_pattern,
+            series=options.series,
             modality=options.modality,
-            converted=folder.private / "converted",
         )
-        scans = [scan for scan in scans if not is_reference(scan.path, options.reference)]  # it may lie among them
-        if not scans and not found:
+        found = find_scans(options.scans, search)
+        found.scans = [s for s in found.scans if not is_reference(s.path, options.reference)]  # it may lie among them
+        if not found.scans and not found.problems:
             problems.append(f"{options.scans}: no head in here besides the reference")
-        problems += found
+        problems += found.problems
     except DatasetError as error:
         problems.append(error.message)
     if options.labels is not None:
         try:
-            labels, found = read_labels(options.labels)
-            problems += found
-            if scans:
-                problems += match(labels, {s.patient for s in scans}, pool_unlisted=options.pool_unlisted)
+            labels, wrong = read_labels(options.labels, options.sheet)
+            problems += wrong
+            if found.scans:
+                patients = {s.patient for s in found.scans} | found.named
+                problems += match(labels, patients, pool_unlisted=options.pool_unlisted)
         except DatasetError as error:
             problems.append(error.message)
-    return scans, labels, problems
+    return found.scans, labels, problems, found.notes
 
 
 def is_reference(path: Path, reference: Path | None) -> bool:

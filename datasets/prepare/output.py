@@ -56,7 +56,10 @@ class Tables:
         for code in sorted(people):
             scan = people[code]
             for side in SIDES:
+                known = labels.known.get((scan.patient, side)) if labels is not None else None
+                label = known or Label("")
                 source = {"scan": str(scan.path), "patient_id": scan.patient, "side": side, "code": code}
+                source["finding_as_told"] = label.told
                 if code in failures:
                     reasons, crops = [failures[code]], []
                 else:
@@ -65,8 +68,6 @@ class Tables:
                 if reasons:
                     excluded.append({"patient_id": code, "side": side, "reason": "; ".join(reasons)})
                     sources.append({"crop": "", **source})
-                known = labels.known.get((scan.patient, side)) if labels is not None else None
-                label = known or Label("")
                 for crop in crops:
                     sources.append({"crop": crop["path"], **source})
                     manifest.append(
