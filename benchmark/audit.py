@@ -81,13 +81,21 @@ def audit_plan(plan: Plan, bank: VolumeBank, config: AuditConfig) -> Audit:
     return audit
 
 
-def audit_seen(
-    plan: Plan,
-    bank: VolumeBank,
-    stages: Mapping[str, Sequence[str]],
-    cells: Mapping[str, Mapping[str, Sequence[str]]],
-) -> Audit:
-    """Checks what was really served: `stages` key -> hashes; `cells` key -> part -> hashes."""
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a cell that stands in the tables was really given, by volume hash."""
+
+    key: str
+    name: str
+    parts: Mapping[str, Sequence[str]]  # train, val, test -> hashes
+    stages: Mapping[str, Sequence[str]]  # key -> hashes
+
+
+def audit_seen(plan: Plan, bank: VolumeBank, cells: Sequence[Served]) -> Audit:
+    """Checks what was really served, also to cells of earlier plans that still stand in the tables.
+
+    Near-duplicates of the latter are warnings: whether they are refused was asked when they were made.
+    """
     audit = Audit()
     positions: dict[str, list[int]] = {}
     for i, value in enumerate(bank.hashes):
@@ -96,22 +104,21 @@ def audit_seen(
     def served(hashes: Iterable[str]) -> set[int]:
         return {i for value in hashes for i in positions.get(value, [])}
 
-    judge = _Judge(audit, bank, AuditConfig(near_duplicates="off"))
-    for key, cell in plan.cells.items():
-        parts = cells.get(key)
-        if parts is None:
-            continue
-        tested = served(parts["test"])
-        audit.count("all of the test part was scored, and nothing else")
-        scored, planned = set(parts["test"]), {bank.hashes[i]: i for i in cell.test}
-        if odd := sorted({*served(scored - planned.keys()), *(planned[h] for h in planned.keys() - scored)}):
-            what = "scored volumes are not the planned test part: delete the cell's file"
-            audit.findings.append(Finding(where=cell.name, what=what, pairs=[(i, i) for i in odd]))
+    now = _Judge(audit, bank, AuditConfig(near_duplicates="off"))  # looked for in the plan
+    before = _Judge(audit, bank, AuditConfig(near_duplicates="warn"))
+    for cell in cells:
+        tested = served(cell.parts["test"])
+        if cell.key in plan.cells:
+            audit.count("all of the test part was scored, and nothing else")
+            scored, planned = set(cell.parts["test"]), {bank.hashes[i]: i for i in plan.cells[cell.key].test}
+            if odd := sorted({*served(scored - planned.keys()), *(planned[h] for h in planned.keys() - scored)}):
+                what = "scored volumes are not the planned test part: delete the cell's file"
+                audit.findings.append(Finding(where=cell.name, what=what, pairs=[(i, i) for i in odd]))
+        judge = now if cell.key in plan.cells else before
         for part in ("train", "val"):
-            judge.compare(f"{part} volumes served for {cell.name}", served(parts[part]), tested)
-        for stage in cell.stages:
-            if stage in stages:
-                judge.compare(f"volumes served to stage {stage}", served(stages[stage]), tested)
+            judge.compare(f"{part} volumes served for {cell.name}", served(cell.parts[part]), tested)
+        for stage, hashes in cell.stages.items():
+            judge.compare(f"volumes served to stage {stage}", served(hashes), tested)
     return audit
 
 

@@ -49,12 +49,16 @@ def prepare(
         Path | None,
         typer.Option(help="CSV, TSV or XLSX: patient, side (left, right, both), finding or label. Without: no labels."),
     ] = None,
+    sheet: Annotated[str | None, typer.Option(help="Which sheet of an XLSX has the labels.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Which scans of a BIDS tree: T1w, T2w, FLAIR.")] = None,
     id_pattern: Annotated[
         str | None,
         typer.Option(
             help="Regular expression whose group is the patient, within a file's path; else the file's name is."
         ),
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Regular expression for the one series of each DICOM folder, by its name.")
     ] = None,
     modality: Annotated[Modality, typer.Option(help="auto: CT is known by values below -500 HU.")] = Modality.auto,
     reference: Annotated[
@@ -100,10 +104,11 @@ def prepare(
     """
     console, problems = Console(), Console(stderr=True)
     options = PrepareOptions(
-        scans=scans, out=out, labels=labels, suffix=suffix, id_pattern=id_pattern, modality=modality.value,
-        reference=reference, centroids=centroids, samples_per_sinus=samples_per_sinus, spread_mm=spread_mm,
-        crop_mm=crop_mm, size=size, mirror=mirror.value, seed=seed, limits=Limits(inside=min_inside, turn=max_turn),
-        pool_unlisted=pool_unlisted, skip_broken=skip_broken, workers=workers,
+        scans=scans, out=out, labels=labels, sheet=sheet, suffix=suffix, id_pattern=id_pattern,
+        series=series, modality=modality.value, reference=reference, centroids=centroids,
+        samples_per_sinus=samples_per_sinus, spread_mm=spread_mm, crop_mm=crop_mm, size=size, mirror=mirror.value,
+        seed=seed, limits=Limits(inside=min_inside, turn=max_turn), pool_unlisted=pool_unlisted,
+        skip_broken=skip_broken, workers=workers,
     )  # fmt: skip
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -137,6 +142,8 @@ def summarise(result: PrepareResult, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for note in result.notes:
+        console.print(escape(f"  note: {note}"), highlight=False, soft_wrap=True)
     for row in result.excluded[:10]:
         line = f"  refused {row['patient_id']} {row['side']}: {row['reason']}"
         console.print(escape(line), highlight=False, soft_wrap=True)

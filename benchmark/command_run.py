@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from voxbench.benchmark import command_wandb, registry
 from voxbench.benchmark.assemble import build_dataset
-from voxbench.benchmark.config import Config, Runtime, parse_setting, read_preset, resolve
+from voxbench.benchmark.config import Config, Runtime, parse_setting, presets, read_preset, resolve
 from voxbench.benchmark.dry_run import show_plan
 from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.progress import GridProgress, StepProgress
@@ -112,7 +112,8 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         preset = {key: value for key, value in preset.items() if key != "dataset"}  # options of another dataset
     layers = [preset, flags, *(parse_setting(text) for text in given.settings)]
     config = resolve(layers, _methods(given.methods))
-    if given.seeds is None and len(config.protocol.seeds) == 1 and build_dataset(config, root).has_official_split:
+    asked = layers[1:] if given.preset in presets() else layers  # a built-in preset's one seed is meant for folds
+    if not any("seeds" in layer.get("protocol", {}) for layer in asked) and _one_split(config, root):
         # One split has no folds to replicate over: as many seeds take their place.
         seeds = {"protocol": {"seeds": list(range(config.protocol.folds))}}
         config = resolve([*layers, seeds], _methods(given.methods))
@@ -128,6 +129,11 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
     if given.out.exists() and not given.out.is_dir():
         raise BenchError(f"--out {given.out}: is a file: name a folder")
     return config, runtime
+
+
+def _one_split(config: Config, root: Path | None) -> bool:
+    """Whether nothing is replicated: one official split, one seed."""
+    return len(config.protocol.seeds) == 1 and build_dataset(config, root).has_official_split
 
 
 def _dataset(text: str, root: Path | None) -> tuple[str, Path | None]:

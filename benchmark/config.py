@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from voxbench.benchmark import registry
 from voxbench.benchmark.errors import BenchError, nearest
@@ -54,6 +54,13 @@ class Recipe(_Model):
     batch: int = Field(ge=2, description="volumes a step; a smaller cohort makes it smaller")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
     clip: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0 = no limit")
+
+    @model_validator(mode="after")
+    def _adapts(self) -> Self:
+        """lightly's LARS adapts the rate of weights that decay only: without decay it is plain SGD."""
+        if self.optimizer == "lars" and self.weight_decay == 0:
+            raise ValueError("lars needs a weight_decay above 0, e.g. 0.000001, or it does not adapt its rates")
+        return self
 
 
 class StageRecipe(Recipe):
@@ -150,7 +157,10 @@ def read_preset(name: str) -> dict[str, Any]:
     if name in builtin:
         text = builtin[name]
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        try:
+            text = Path(name).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BenchError(f"preset {name}: not a readable text file ({error}): give a YAML file") from error
     else:
         raise BenchError(f"no preset and no file is called {name!r}: {nearest(name, builtin)}")
     try:

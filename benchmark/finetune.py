@@ -17,7 +17,7 @@ from voxbench.benchmark.config import FinetuneRecipe
 from voxbench.benchmark.context import Context, Progress
 from voxbench.benchmark.costs import Meter, device_name
 from voxbench.benchmark.errors import BenchError
-from voxbench.benchmark.evaluate import Scored, by_unit, choose_threshold, metrics
+from voxbench.benchmark.evaluate import Scored, UndefinedMetricError, by_unit, choose_threshold, metrics
 from voxbench.benchmark.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.plan import CellPlan
 from voxbench.benchmark.train import Training, optimise, start
@@ -153,12 +153,13 @@ class _Selection:
         self.progress = progress
         self.recipe: FinetuneRecipe = context.config.finetune
         self.every = max(1, math.ceil(steps / self.recipe.evaluations))
-        self.labels = torch.tensor([int(context.bank.items[i].label or 0) for i in plan.val])
+        self.items = [context.bank.items[i] for i in plan.val]
+        self.labels = torch.tensor([int(item.label or 0) for item in self.items])
         self.best: dict[str, Tensor] = {}
         self.best_loss = math.inf
         self.best_step = 0
         self.stale = 0
-        self.curve: list[dict[str, float]] = []
+        self.curve: list[dict[str, float | None]] = []
         self.seen: set[int] = set()
 
     def __call__(self, training: Training) -> bool:
@@ -168,9 +169,10 @@ class _Selection:
         logits = torch.from_numpy(predict(self.context, self.val, self.model, self.seen))
         self.model.train()
         loss = float(functional.cross_entropy(logits, self.labels, self.weight))
-        self.curve.append({"step": training.step, "train_loss": training.curve[-1]["loss"], "val_loss": loss})
         if not math.isfinite(loss):
             raise BenchError(f"the validation loss is {loss} at step {training.step}: lower finetune.lr")
+        point = {"step": training.step, "train_loss": training.curve[-1]["loss"], "val_loss": loss}
+        self.curve.append({**point, "val_auprc": self._auprc(logits)})
         if loss < self.best_loss:
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
             self.best_loss, self.best_step, self.stale = loss, training.step, 0
@@ -180,3 +182,10 @@ class _Selection:
             self.progress(training.steps, training.steps)
             return True
         return False
+
+    def _auprc(self, logits: Tensor) -> float | None:
+        """Of validation, for the curve alone: the loss selects. None where a class is missing from it."""
+        try:
+            return metrics(by_unit(self.items, logits.softmax(dim=1).numpy()), None)["auprc"]
+        except UndefinedMetricError:
+            return None

@@ -46,12 +46,24 @@ def method_name(spec: str) -> str:
 
 
 def source_digest(kind: Kind, spec: str) -> str | None:
-    """A third party's file by its hash, or package by its version: a changed one gives other results. None: our own."""
+    """A third party's class by its name and its file's hash, and its package's version. None: our own.
+
+    A changed one gives other results; what else a file imports is not known here.
+    """
     if ".py:" in spec:
-        return hashlib.sha256(Path(spec.rpartition(":")[0]).read_bytes()).hexdigest()[:16]
+        file, _, name = spec.rpartition(":")
+        return f"{name} {_hash(Path(file))}"
     point = names(kind).get(spec)
     package = None if point is None else point.dist
-    return None if package is None or package.name == "voxbench" else f"{package.name} {package.version}"
+    if point is None or package is None or package.name == "voxbench":
+        return None
+    module = importlib.util.find_spec(point.module)
+    content = [_hash(Path(module.origin))] if module is not None and module.has_location and module.origin else []
+    return " ".join([package.name, package.version, point.value, *content])  # an editable package keeps its version
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _from_entry_point(kind: Kind, name: str) -> Any:

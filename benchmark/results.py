@@ -10,6 +10,7 @@ import numpy as np
 from voxbench.benchmark import registry
 from voxbench.benchmark.config import Config
 from voxbench.benchmark.evaluate import called
+from voxbench.benchmark.keys import RESULT_VERSION, digest
 from voxbench.benchmark.plan import Plan
 from voxbench.benchmark.store import Store
 
@@ -48,11 +49,13 @@ def current_cells(store: Store, plan: Plan, config: Config) -> list[dict[str, An
     """The records that stand in the tables.
 
     Where the plan fills a slot (method, fraction, fold, seed), its own key counts; slots of earlier plans in the same
-    folder are kept, unless the method's file has changed since.
+    folder are kept, unless the method, the encoder or voxbench itself has changed since.
     """
     planned = {(c.method, c.fraction, c.fold, c.seed): key for key, c in plan.cells.items()}
     sources = {name: registry.source_digest("methods", config.method_spec(name)) for name in config.methods}
-    found = [cell for cell in store.cells() if "cell" in cell]
+    encoder = digest(config.encoder.identity("encoders"))
+    found = [cell for cell in store.cells() if "cell" in cell and cell["result_version"] == RESULT_VERSION]
+    found = [cell for cell in found if cell.get("encoder_digest") == encoder]
     found = [cell for cell in found if planned.get(slot_of(cell), cell["key"]) == cell["key"]]
     found = [cell for cell in found if sources.get(cell["cell"]["method"], cell["source"]) == cell["source"]]
     return sorted(found, key=slot_of)

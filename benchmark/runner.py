@@ -11,7 +11,8 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from voxbench.benchmark.audit import Audit, audit_plan, audit_seen
+from voxbench.benchmark import registry
+from voxbench.benchmark.audit import Audit, Served, audit_plan, audit_seen
 from voxbench.benchmark.config import Config, Runtime, merge
 from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.executors.local import Listener, Task, run_tasks
@@ -19,11 +20,12 @@ from voxbench.benchmark.keys import RESULT_VERSION
 from voxbench.benchmark.plan import Plan, make_plan
 from voxbench.benchmark.privacy import coder_for, key_table
 from voxbench.benchmark.provenance import provenance
-from voxbench.benchmark.results import current_cells, write_tables
+from voxbench.benchmark.results import current_cells, slot_of, write_tables
 from voxbench.benchmark.setup import Setup
 from voxbench.benchmark.store import Store, read_json, write_json
 from voxbench.datasets.bank import VolumeBank
 from voxbench.datasets.base import Dataset
+from voxbench.datasets.splits import official_fold
 
 
 @dataclass(kw_only=True)
@@ -87,8 +89,19 @@ class Run:
 
     def open_folder(self) -> None:
         """Makes the run folder, or adds to what it holds."""
-        earlier = self.check_folder()
-        write = self.store
+        self.check_folder()
+        self._write_config()
+        write_json(self.store.root / "dataset.json", _describe(self))
+        write_json(self.store.root / "environment.json", provenance(torch.device(self.runtime.device)))
+        coder = coder_for(self.dataset)
+        self.store.write_private("ids.csv", key_table(coder, self.bank.items))
+
+    def _write_config(self) -> None:
+        """What the folder holds results of, and what this run adds.
+
+        Also at the end: of two runs in one folder, the later to begin does not know the other's methods yet.
+        """
+        earlier = _read_config(self.store) if self.store.has_results() else None
         data = self.config.model_dump(mode="json")
         if earlier is not None:
             # What was planned once and has no result yet is not asked for any more.
@@ -99,16 +112,12 @@ class Run:
                 data[key] = merge(kept, data[key])
             for key, name in (("fractions", "fraction"), ("seeds", "seed")):
                 data["protocol"][key] = sorted({*(names[name] for names in found), *data["protocol"][key]})
-        write.write_yaml("config.yaml", data)
-        write_json(write.root / "dataset.json", _describe(self))
-        write_json(write.root / "environment.json", provenance(torch.device(self.runtime.device)))
-        coder = coder_for(self.dataset)
-        write.write_private("ids.csv", key_table(coder, self.bank.items))
+        self.store.write_yaml("config.yaml", data)
 
     def audit_before(self) -> Audit:
         """Audits the plan, writes the proof, and raises AuditError if there is a leak."""
         audit = self.audit_plan()
-        self._write_audit({"planned": audit})
+        self._write_audit({"planned": audit}, set(self.plan.cells))
         audit.refuse(self.name_of)
         return audit
 
@@ -133,17 +142,25 @@ class Run:
     def collect(self) -> list[dict[str, Any]]:
         """Audits what was really served, writes the tables, and returns the cells that stand in them."""
         cells = current_cells(self.store, self.plan, self.config)
-        seen_cells = {cell["key"]: cell["seen"] for cell in cells if cell["status"] == "ok"}
-        records = {key: self.store.stage(key) for key in self.plan.stages}
-        seen_stages = {key: record["seen"] for key, record in records.items() if record and _ok(record)}
         planned = self.audit_plan()
-        served = audit_seen(self.plan, self.bank, seen_stages, seen_cells)
-        self._write_audit({"planned": planned, "served": served})
+        served = audit_seen(self.plan, self.bank, [self._served(cell) for cell in cells if cell["status"] == "ok"])
+        self._write_audit({"planned": planned, "served": served}, {*self.plan.cells, *(cell["key"] for cell in cells)})
         served.refuse(self.name_of)
         write_tables(self.store, cells)
+        self._write_config()
         return cells
 
-    def _write_audit(self, parts: Mapping[str, Audit]) -> None:
+    def _served(self, cell: Mapping[str, Any]) -> Served:
+        records = {key: self.store.stage(key) for key in cell["stages"]}
+        method, fraction, fold, seed = slot_of(cell)
+        return Served(
+            key=cell["key"],
+            name=f"{method} {fraction:.0%} fold {fold} seed {seed}",
+            parts=cell["seen"],
+            stages={key: record["seen"] for key, record in records.items() if record and _ok(record)},
+        )
+
+    def _write_audit(self, parts: Mapping[str, Audit], cells: Set[str]) -> None:
         coder = coder_for(self.dataset)
         record = {name: part.record(lambda i: coder.volume(self.bank.items[i])) for name, part in parts.items()}
         outcomes = {part["outcome"] for part in record.values()}
@@ -153,7 +170,7 @@ class Run:
                 "outcome": "leak" if "leak" in outcomes else "clean",
                 "n_volumes": len(self.bank.items),
                 "n_patients": len({item.patient for item in self.bank.items}),
-                "n_cells": len(self.plan.cells),
+                "n_cells": len(cells),
                 "n_stages": len(self.plan.stages),
                 "normalisation": "each volume by its own intensities: no statistic crosses volumes",
                 **record,
@@ -234,9 +251,25 @@ def _describe(run: Run) -> dict[str, Any]:
         "fingerprint": run.bank.fingerprint,
         "salt_check": coder_for(run.dataset).check,
         "is_phantom": run.dataset.is_phantom,
+        "real_images": run.dataset.real_images,
         "official_split": run.dataset.has_official_split,
+        "official_split_sizes": _official_sizes(run),
+        # of a third party's files: runs of unlike ones cannot be compared
+        "sources": {
+            "encoder": registry.source_digest("encoders", run.config.encoder.spec),
+            "dataset": registry.source_digest("datasets", run.config.dataset.spec),
+        },
         "n_labelled": len(labelled),
         "n_labelled_patients": len({item.patient for item in labelled}),
         "n_pool": len(items) - len(labelled),
         "n_per_class": {name: int(count) for name, count in zip(classes, counts, strict=True)},
     }
+
+
+def _official_sizes(run: Run) -> dict[str, int] | None:
+    """Labelled sinuses (or whatever is scored) of each part of an official split, whatever fraction is run."""
+    if not run.dataset.has_official_split:
+        return None
+    fold = official_fold(run.bank.items)
+    parts = {"n_train": fold.train, "n_val": fold.val, "n_test": fold.test}
+    return {name: len({run.bank.items[i].scored_unit for i in part}) for name, part in parts.items()}

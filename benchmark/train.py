@@ -66,11 +66,11 @@ def start(module: nn.Module, recipe: Recipe, steps: int) -> Training:
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero; a function of the step alone."""
+    """Linear warm-up, then a cosine that would be zero one step after the last; a function of the step alone."""
     warm = round(recipe.warmup * steps)
     if step < warm:
         return recipe.lr * (step + 1) / warm
-    return recipe.lr * float(cosine_schedule(step - warm, max(steps - warm, 1), 1.0, 0.0))
+    return recipe.lr * float(cosine_schedule(step - warm, steps - warm + 1, 1.0, 0.0))
 
 
 def optimise(

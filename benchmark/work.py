@@ -11,7 +11,7 @@ from voxbench.benchmark.context import Context, Progress
 from voxbench.benchmark.errors import USER_ERRORS
 from voxbench.benchmark.evaluate import Scored, UndefinedMetricError
 from voxbench.benchmark.finetune import run_cell
-from voxbench.benchmark.keys import RESULT_VERSION
+from voxbench.benchmark.keys import RESULT_VERSION, digest
 from voxbench.benchmark.plan import CellPlan, StagePlan
 from voxbench.benchmark.pretrain import run_stage
 from voxbench.benchmark.privacy import coder_for
@@ -66,7 +66,8 @@ def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
     else:
         source = registry.source_digest("methods", context.config.method_spec(job.method))
         names, labels = cell_names(context, job), label_counts(context, job)
-        record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), "source": source}
+        sources = {"source": source, "encoder_digest": digest(context.config.encoder.identity("encoders"))}
+        record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), **sources}
         write_json(context.store.cell_path(job.method, job.key), record)
 
 

@@ -51,6 +51,11 @@ def load(path: Path, *, stored_axes: bool = False) -> Scan:
         raise NiftiError(f"{type(image).__name__}, not NIfTI; convert it to .nii.gz")
     _check_shape(shape)
     _check_affine(affine)
+    if not stored_axes and not image.header["sform_code"] and not image.header["qform_code"]:
+        raise NiftiError(
+            "neither sform nor qform is set, so left and right are not known; set one (fslorient, nibabel), or write "
+            "'stored' in a column 'axes' to take the axes as they are"
+        )
     if dtype.kind not in "iufb":
         raise NiftiError(f"voxels are {dtype} (colour or complex), not one number each; export it in grey values")
     try:

@@ -31,7 +31,9 @@ from pydantic import Field
 from scipy import ndimage
 
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
+from voxbench.datasets.prepare import store
 from voxbench.datasets.prepare.command import PrepareOptions, prepare
+from voxbench.datasets.prepare.head import VERSION as PREPARE_VERSION
 from voxbench.datasets.prepare.pyramid import tissue_threshold
 from voxbench.datasets.prepare.quality import SINUS_RADII_MM, Side
 from voxbench.datasets.prepare.reference import MNI_CENTROIDS
@@ -135,7 +137,11 @@ class SinusImplant(Dataset):
 
     def fingerprint(self) -> str:
         """Hash of the heads' content, the generator's version and the options."""
-        told = {"dataset": self.name, "generator": GENERATOR_VERSION, "options": self.options.model_dump()}
+        told = {
+            "dataset": self.name,
+            "generator": [GENERATOR_VERSION, PREPARE_VERSION],
+            "options": self.options.model_dump(),
+        }
         return hashlib.sha256(json.dumps([told, self._digest], sort_keys=True).encode()).hexdigest()
 
     # --- the heads ---
@@ -166,8 +172,8 @@ class SinusImplant(Dataset):
         out = user_cache_path("voxbench") / "sinus-implant" / name
         out.mkdir(parents=True, exist_ok=True)
         table = out / "heads.csv"
-        rows = [f"{path.resolve()},h{hash_file(path)[:12]}" for path in heads]
-        table.write_text("\n".join(["path,patient_id", *rows]) + "\n")
+        rows = [{"path": str(path.resolve()), "patient_id": f"h{hash_file(path)[:12]}"} for path in heads]
+        store.write(table, store.table(("path", "patient_id"), rows))
         centroids = "/".join(",".join(f"{v:g}" for v in c) for c in MNI_CENTROIDS)
         prepare(
             PrepareOptions(

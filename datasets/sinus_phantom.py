@@ -76,6 +76,7 @@ class SinusPhantom(Dataset):
     about: ClassVar[str] = "embedded phantom of the maxillary sinus (MRI-like, 5 findings); nothing to download"
     public_ids: ClassVar[bool] = True
     is_phantom: ClassVar[bool] = True
+    real_images: ClassVar[bool] = False
 
     options: SinusPhantomOptions
 

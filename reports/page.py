@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import PurePath
 from typing import Any
 
 import jinja2
@@ -169,7 +170,7 @@ def make_source(run: RunFolder, grid: Grid) -> Source:
         protocol=_protocol(run, grid),
         settings=facts(run.config),
         environment=facts(run.environment),
-        audit=_audit(run.audit),
+        audit=_audit(run.audit, len(run.rows)),
         command=_command(run, grid),
     )
 
@@ -247,7 +248,7 @@ def _volume(shape: Sequence[int]) -> str:
     return f"{' × '.join(map(str, sizes))} voxels (x, y, z), {counted(channels, 'channel')}"
 
 
-def _audit(record: Any) -> Audit:
+def _audit(record: Any, rows: int) -> Audit:
     if not isinstance(record, Mapping):
         verdict = "This run folder has no leak audit: do not trust its scores before one was made."
         return Audit(passed=False, verdict=verdict, checks=())
@@ -255,8 +256,12 @@ def _audit(record: Any) -> Audit:
     parts = {name: record[name] for name in ("planned", "served") if isinstance(record.get(name), Mapping)}
     checks = [line for name, part in (parts or {"": record}).items() for line in _checks(name, part)]
     verdict = "Clean: no test patient, and no copy of a test volume, in anything that shaped a scored model."
+    covered = record.get("n_cells")
     if not clean:
         verdict = "The audit found a leak: these scores are not honest."
+    elif isinstance(covered, int) and covered < rows:
+        clean = False
+        verdict = f"The audit covers {covered} of {rows} cells: run the same command again, and it covers all."
     return Audit(passed=clean, verdict=verdict, checks=tuple(redact(check) for check in checks))
 
 
@@ -280,5 +285,13 @@ def _command(run: RunFolder, grid: Grid) -> str:
     """config.yaml is a preset that holds all but the methods; where data lie is nobody else's business."""
     commit = run.environment.get("git_commit")
     checkout = f"git checkout {commit}\n" if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{7,40}", commit) else ""
-    words = ["bench", "run", "--preset", "RUN/config.yaml", "--methods", ",".join(grid.methods), "--out", "AGAIN"]
+    specs = run.config.get("sources") or {}
+    methods = [_beside(specs[name]) if name in specs else name for name in grid.methods]
+    words = ["bench", "run", "--preset", "RUN/config.yaml", "--methods", ",".join(methods), "--out", "AGAIN"]
     return f"{checkout}{shlex.join(words)}"
+
+
+def _beside(spec: str) -> str:
+    """A method's file without the folder in which it lies."""
+    file, _, name = str(spec).rpartition(":")
+    return f"{PurePath(file).name}:{name}"

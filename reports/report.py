@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from voxbench.reports.tables import main_csv
 from voxbench.reports.words import listed
 
 __all__ = ["Report", "ReportError", "write_report"]
+
+WRITTEN = ".written"  # beside the plots: the names of those that a report wrote
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,11 @@ def write_pages(
     }
     plots = {(f"{view.name}-" if len(views) > 1 else "") + plot.name: plot for view in views for plot in view.plots}
     plots |= {} if across is None else {plot.name: plot for plot in across.plots}
+    drawn = {f"{name}.svg": plot.svg.encode() for name, plot in plots.items()}
+    drawn |= {f"{name}.png": plot.png for name, plot in plots.items()}
     files = [_write(out / name, text.encode()) for name, text in texts.items()]
-    if (out / "plots").is_dir():
-        shutil.rmtree(out / "plots")  # ours: plots of a fraction or method that is no more
-    for name, plot in plots.items():
-        files.append(_write(out / "plots" / f"{name}.svg", plot.svg.encode()))
-        files.append(_write(out / "plots" / f"{name}.png", plot.png))
+    _forget_plots(out / "plots", drawn.keys())
+    files += [_write(out / "plots" / name, content) for name, content in sorted(drawn.items())]
     return Report(conclusion=views[0].conclusion, table=views[0].main, files=tuple(files))
 
 
@@ -96,6 +96,19 @@ def _tables(view: View) -> list[Table]:
 def _conclusion(view: View, *, several: bool) -> str:
     heading = [f"### {view.name}", ""] if several else []
     return "\n".join([*heading, view.conclusion[0], "", *(f"- {sentence}" for sentence in view.conclusion[1:]), ""])
+
+
+def _forget_plots(folder: Path, drawn: Collection[str]) -> None:
+    """Removes plots of an earlier report whose fraction or method is no more, and notes which are `drawn` now.
+
+    Only what the note says a report has written is removed: `folder` may be the user's own, with pictures of theirs.
+    """
+    note = folder / WRITTEN
+    earlier = note.read_text(encoding="utf-8").splitlines() if note.is_file() else []
+    for name in earlier:
+        if name not in drawn and Path(name).name == name and name.endswith((".svg", ".png")):
+            (folder / name).unlink(missing_ok=True)
+    _write(note, "".join(f"{name}\n" for name in sorted(drawn)).encode())
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Row:
     collapsed: bool
     error: str
     key: str
+    stages: tuple[str, ...]  # keys of the pretraining stages that it builds on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +131,8 @@ def read_run(path: Path) -> RunFolder:
     if not path.is_dir():
         raise ReportError(f"{path}: no such folder; give the folder that `bench run --out` wrote")
     dataset = _json(path / "dataset.json", needed=True)
-    rows = _rows(path / "results.csv")
     remarks: list[str] = []
+    rows = _rows(path / "results.csv", remarks)
     return RunFolder(
         path=path,
         config=_yaml(path / "config.yaml"),
@@ -140,7 +141,7 @@ def read_run(path: Path) -> RunFolder:
         audit=_json(path / "audit.json", needed=False),
         rows=rows,
         units=_units(path / "predictions.csv", len(dataset.get("classes", ())), remarks),
-        stages=tuple(_stages(path / "stages", remarks)),
+        stages=tuple(_stages(path / "stages", {key for row in rows for key in row.stages}, remarks)),
         remarks=tuple(remarks),
     )
 
@@ -197,7 +198,7 @@ def _place(row: Mapping[str, Any], path: Path, line: int) -> Place:
     return Place(str(row["method"]), fraction, int(fold), int(seed))
 
 
-def _rows(path: Path) -> tuple[Row, ...]:
+def _rows(path: Path, remarks: list[str]) -> tuple[Row, ...]:
     if not path.is_file():
         raise ReportError(f"{path}: not found, no cell is done yet; run `bench run --out {path.parent}` first")
     table = _table(path, ROW_COLUMNS)
@@ -212,7 +213,21 @@ def _rows(path: Path) -> tuple[Row, ...]:
         if row.place in seen:
             raise ReportError(f"{path}: line {line}: {row.place} is there twice; one run has one result a cell")
         seen.add(row.place)
-    return tuple(rows)
+    stages = [_built_on(path.parent / "cells" / row.place.method / f"{row.key}.json") for row in rows]
+    if None in stages:
+        remarks.append(
+            f"cells/: {stages.count(None)} of {len(rows)} results have no readable record there, so pretraining that "
+            "only they build on is not shown"
+        )
+    return tuple(replace(row, stages=keys or ()) for row, keys in zip(rows, stages, strict=True))
+
+
+def _built_on(record: Path) -> tuple[str, ...] | None:
+    """The stages that a cell's record names; None where it cannot be read."""
+    try:
+        return tuple(map(str, json.loads(record.read_text(encoding="utf-8"))["stages"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _row(record: Mapping[str, Any], path: Path, line: int) -> Row:
@@ -238,6 +253,7 @@ def _row(record: Mapping[str, Any], path: Path, line: int) -> Row:
         collapsed=str(record.get("collapsed", "")).lower() == "true",
         error=str(record["error"]),
         key=str(record["key"]),
+        stages=(),
     )
 
 
@@ -310,8 +326,11 @@ def _predicted(group: pd.DataFrame, scores: Floats) -> Ints | None:
     return None if scores.shape[1] == 1 else scores.argmax(axis=1)
 
 
-def _stages(folder: Path, remarks: list[str]) -> Iterator[Stage]:
+def _stages(folder: Path, standing: Set[str], remarks: list[str]) -> Iterator[Stage]:
+    """The `standing` stages: a folder also keeps those of settings and versions that were replaced since."""
     for path in sorted(folder.glob("*/stage.json")):
+        if path.parent.name not in standing:
+            continue
         record = _json(path, needed=True)
         collapse = record.get("collapse")
         try:

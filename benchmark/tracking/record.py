@@ -14,9 +14,10 @@ import numpy as np
 import yaml
 from sklearn.metrics import precision_recall_curve
 
+from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.keys import digest
 from voxbench.benchmark.store import read_json
-from voxbench.benchmark.tracking.outgoing import Redactor, error_name, outgoing_report, settings_without_paths
+from voxbench.benchmark.tracking.outgoing import Redactor, error_name, outgoing_report, public_settings, without_paths
 
 Kind = Literal["stage", "cell", "summary"]
 PROVENANCE = ("result_version", "packages", "git_commit", "python", "platform", "device", "cuda")
@@ -65,7 +66,7 @@ class Records:
         config = run / "config.yaml"
         self.config: dict[str, Any] = yaml.safe_load(config.read_text()) if config.exists() else {}
         data = read_json(run / "dataset.json") or {}
-        self.data = settings_without_paths({key: data[key] for key in DATA if key in data})
+        self.data = without_paths({key: data[key] for key in DATA if key in data})
         shared = _without_grid(self.config)
         mark = digest([shared, data.get("fingerprint")], 8)
         self.experiment = f"{self.data.get('name', 'dataset')}-{mark}"
@@ -84,7 +85,7 @@ class Records:
         if record is None:
             return None
         if path.name == "stage.json":
-            return self._stage(record)
+            return None if self._left_behind(path, record) else self._stage(record)
         return None if self._replaced(path, record) else self._cell(record)
 
     def summary(self) -> Entry | None:
@@ -114,7 +115,7 @@ class Records:
                 "kind": "summary",
                 "experiment": self.experiment,
                 "data": self.data,
-                "settings": settings_without_paths(self.config),
+                "settings": public_settings(self.config),
                 "environment": environment,
             },
             summary={
@@ -186,7 +187,7 @@ class Records:
             group=f"{self.experiment} {method}",
             job_type=job_type,
             tags=(kind, *(["collapsed"] if collapsed else [])),
-            config=settings_without_paths(config),
+            config=without_paths(config),
             history=[_point(row, prefix) for row in record.get("curve") or []],
             summary={key: value for key, value in values.items() if value is not None},
             failed=record["status"] != "ok",
@@ -201,11 +202,31 @@ class Records:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
-    def _replaced(self, path: Path, record: Mapping[str, Any]) -> bool:
+    @cached_property
+    def collected(self) -> int:
+        """When ``results.csv`` was written, in ns; 0 before. What is newer is of a run that goes on."""
         table = self.run / "results.csv"
+        return table.stat().st_mtime_ns if table.exists() else 0
+
+    def _left_behind(self, path: Path, record: Mapping[str, Any]) -> bool:
+        """Whether no result in ``results.csv`` builds on the stage: of settings or a version since replaced."""
+        return path.stat().st_mtime_ns <= self.collected and record["key"] not in self._built_on
+
+    @cached_property
+    def _built_on(self) -> set[str]:
+        keys: set[str] = set()
+        for row in self.rows:
+            try:
+                record = read_json(self.run / "cells" / row["method"] / f"{row['key']}.json") or {}
+            except BenchError:  # damaged: the pass over the records says so
+                continue
+            keys |= set(record.get("stages") or ())
+        return keys
+
+    def _replaced(self, path: Path, record: Mapping[str, Any]) -> bool:
         if "cell" not in record:
             return True
-        if not table.exists() or path.stat().st_mtime > table.stat().st_mtime:
+        if path.stat().st_mtime_ns > self.collected:
             return False
         return bool(self._standing.get(_slot(record["cell"]), record["key"]) != record["key"])
 
@@ -263,7 +284,7 @@ def _without_grid(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(shared.get("protocol"), Mapping):
         grid = ("fractions", "seeds")
         shared["protocol"] = {key: value for key, value in shared["protocol"].items() if key not in grid}
-    return dict(settings_without_paths(shared))
+    return public_settings(shared)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

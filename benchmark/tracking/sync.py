@@ -34,7 +34,8 @@ class Syncer:
         self.run = run
         self.publisher = Publisher(run, mode, project)
         self.ledger = Ledger(run, mode, project)
-        self._seen: dict[Path, int] = {}  # record -> time of the version that is sent
+        # Record -> times of its version and of the tables by which it was judged.
+        self._seen: dict[Path, tuple[int, int]] = {}
 
     def sync(self, *, final: bool) -> Synced:
         """One pass over the folder; with the summary when `final`.
@@ -55,7 +56,7 @@ class Syncer:
         return done
 
     def _record(self, records: Records, path: Path, done: Synced) -> None:
-        changed = path.stat().st_mtime_ns
+        changed = (path.stat().st_mtime_ns, records.collected)
         if self._seen.get(path) == changed:
             done.kept += 1
             return

@@ -1,11 +1,16 @@
 """`bench prepare` as a function: check everything, then do head after head, then write the tables.
 
-Nothing is written before every input has been found good (or `skip_broken` says to go on without the bad ones).
+Nothing but DICOM conversions is written before every input has been found good (or `skip_broken` says to go on
+without the bad ones).
 """
 
 from __future__ import annotations
 
 import os
+import re
+import threading
+import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -17,13 +22,15 @@ from typing import Literal, TypeVar
 
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import output, store
+from voxbench.datasets.prepare.find import find_scans
 from voxbench.datasets.prepare.head import Recipe, Task, check_scan, do_head
 from voxbench.datasets.prepare.labels import Labels, match, read_labels
 from voxbench.datasets.prepare.quality import Limits
 from voxbench.datasets.prepare.reference import find_reference
-from voxbench.datasets.prepare.scans import Scan, ScanModality, find_scans
+from voxbench.datasets.prepare.scans import Found, Scan, ScanModality, Search
 
 Progress = Callable[[str, int, int], None]  # phase, done, of how many
+WORKER_BYTES = 3 * 2**30  # of a CT of 700 x 700 x 500 voxels
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -35,8 +42,10 @@ class PrepareOptions:
     scans: Path
     out: Path
     labels: Path | None = None
+    sheet: str | None = None
     suffix: str | None = None
     id_pattern: str | None = None
+    series: str | None = None
     modality: ScanModality = "auto"
     reference: Path | None = None
     centroids: str | None = None
@@ -63,11 +72,19 @@ class PrepareOptions:
             ("--min-inside", self.limits.inside, 0, 1),
             ("--max-turn", self.limits.turn, 0, 180),
         )
-        return [
+        problems = [
             f"{name} {value}: must be from {low} to {high}"
             for name, value, low, high in ranges
             if not low <= value <= high
         ]
+        if self.sheet is not None and self.labels is None:
+            problems.append(f"--sheet {self.sheet}: names a sheet of the labels; add --labels, or leave it out")
+        for name, pattern in (("--id-pattern", self.id_pattern), ("--series", self.series)):
+            try:
+                re.compile(pattern or "")
+            except re.error as error:
+                problems.append(f"{name} {pattern}: not a regular expression ({error}); mend it")
+        return problems
 
 
 @dataclass(frozen=True)
@@ -80,12 +97,13 @@ class PrepareResult:
     crops: int
     labelled: int  # sinuses with a label among those cropped
     excluded: tuple[dict[str, str], ...]  # rows of excluded.csv
+    notes: tuple[str, ...] = ()  # on the inputs, for the user
 
 
 def prepare(options: PrepareOptions, progress: Progress | None = None) -> PrepareResult:
     """From head scans to sinus crops.
 
-    Raises DatasetError with every problem of the inputs, before anything is written.
+    Raises DatasetError with every problem of the inputs, before any head is worked on.
     """
     tell = progress or (lambda _phase, _done, _total: None)
     problems = options.problems()
@@ -93,15 +111,15 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> Prepar
         raise DatasetError("settings cannot be used:", problems)
     folder = store.Store(options.out)
     folder.check()
-    scans, labels, problems = gather(options, folder)
+    scans, labels, problems, notes = gather(options, folder)
     recipe = make_recipe(options, problems)
     hashes, broken = check_all(scans, folder, workers_of(options), tell)
     problems += twins(scans, hashes)
     if recipe is None or problems or (broken and not options.skip_broken):
         found = [*problems, *(f"{scan.path}: {why}" for scan, why in broken)]
-        raise DatasetError("inputs cannot be used, nothing was written:", found)
+        raise DatasetError("inputs cannot be used, no head was worked on:", found)
     key = folder.open()
-    store.write(folder.private / "seen.json", store.dump(output.seen_entries(folder, scans, hashes)), private=True)
+    store.write(folder.private / "seen.json", store.dump(output.seen_entries(scans, hashes)), private=True)
     tasks = [
         Task(
             scan.path.resolve(),
@@ -126,37 +144,40 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> Prepar
         crops=len(tables.manifest),
         labelled=len({row["unit"] for row in tables.manifest if row["label"]}),
         excluded=tuple(tables.excluded),
+        notes=tuple(notes),
     )
 
 
-def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], Labels | None, list[str]]:
-    """Scans and labels, and whatever is wrong with either."""
+def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], Labels | None, list[str], list[str]]:
+    """Scans and labels, whatever is wrong with either, and notes."""
     problems: list[str] = []
-    scans: list[Scan] = []
+    found = Found()
     labels: Labels | None = None
     try:
-        scans, found = find_scans(
-            options.scans,
+        search = Search(
+            folder=folder,
             suffix=options.suffix,
             id_pattern=options.id_pattern,
+            series=options.series,
             modality=options.modality,
-            converted=folder.private / "converted",
         )
-        scans = [scan for scan in scans if not is_reference(scan.path, options.reference)]  # it may lie among them
-        if not scans and not found:
+        found = find_scans(options.scans, search)
+        found.scans = [s for s in found.scans if not is_reference(s.path, options.reference)]  # it may lie among them
+        if not found.scans and not found.problems:
             problems.append(f"{options.scans}: no head in here besides the reference")
-        problems += found
+        problems += found.problems
     except DatasetError as error:
         problems.append(error.message)
     if options.labels is not None:
         try:
-            labels, found = read_labels(options.labels)
-            problems += found
-            if scans:
-                problems += match(labels, {s.patient for s in scans}, pool_unlisted=options.pool_unlisted)
+            labels, wrong = read_labels(options.labels, options.sheet)
+            problems += wrong
+            if found.scans:
+                patients = {s.patient for s in found.scans} | found.named
+                problems += match(labels, patients, pool_unlisted=options.pool_unlisted)
         except DatasetError as error:
             problems.append(error.message)
-    return scans, labels, problems
+    return found.scans, labels, problems, found.notes
 
 
 def is_reference(path: Path, reference: Path | None) -> bool:
@@ -185,10 +206,15 @@ def make_recipe(options: PrepareOptions, problems: list[str]) -> Recipe | None:
 
 
 def workers_of(options: PrepareOptions) -> int:
-    """How many processes: as told, or one a core that this process may use."""
+    """How many processes: as told, or one a core that this process may use, if memory suffices."""
     if options.workers:
         return options.workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not every system tells
+        return cores
+    return max(1, min(cores, int(memory / WORKER_BYTES)))
 
 
 def check_all(
@@ -200,21 +226,14 @@ def check_all(
     todo = []
     for scan in scans:
         known = seen.get(str(scan.path.resolve()))
-        if (
-            known is not None
-            and scan.path.is_file()
-            and output.stamp(scan.path) == known[:2]
-            and known[3] == scan.modality
-        ):
-            hashes[scan.path] = known[2]
+        if known is not None and scan.path.is_file() and [output.stamp(scan.path), scan.modality] == known[::2]:
+            hashes[scan.path] = known[1]
         else:
             todo.append(scan)
     broken = []
     for done, (scan, outcome) in enumerate(each(check_one, todo, workers), start=1):
         tell("check", done, len(todo))
-        if isinstance(outcome, BaseException):
-            raise outcome
-        sha256, why = outcome
+        sha256, why = ("", unexpected(outcome)) if isinstance(outcome, BaseException) else outcome
         if why:
             broken.append((scan, why))
         else:
@@ -229,7 +248,7 @@ def check_one(scan: Scan) -> tuple[str, str]:
 
 def twins(scans: Sequence[Scan], hashes: dict[Path, str]) -> list[str]:
     """A line for each file whose bytes another patient's file has too."""
-    counts = Counter(hashes.values())
+    counts = Counter(hashes[scan.path] for scan in scans if scan.path in hashes)
     first: dict[str, Scan] = {}
     problems = []
     for scan in scans:
@@ -261,10 +280,19 @@ def do_all(
         if isinstance(outcome, DatasetError):
             failures[task.code] = outcome.message
         elif isinstance(outcome, BaseException):
-            raise outcome
+            failures[task.code] = unexpected(outcome)
         else:
             records[task.code] = outcome
     return records, failures, len(todo)
+
+
+def unexpected(error: BaseException) -> str:
+    """A line for what no check foresaw: one odd file must not stop the others. Raises what is no fault of a file."""
+    if not isinstance(error, Exception):
+        raise error
+    place = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
+    where = f" in {Path(place.filename).name}:{place.lineno}" if place else ""
+    return f"could not be worked on ({type(error).__name__}{where}); export the scan again, or report it"
 
 
 def each(
@@ -278,7 +306,10 @@ def each(
             except Exception as error:  # handed to the caller, who knows which are expected
                 yield item, error
         return
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn"))
+    parent = os.getpid()
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)), mp_context=get_context("spawn"), initializer=end_with, initargs=(parent,)
+    )
     try:
         waiting: dict[Future[Result], Item] = {pool.submit(work, item): item for item in items}
         for future in as_completed(waiting):
@@ -290,3 +321,14 @@ def each(
             yield waiting[future], fault if fault is not None else future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def end_with(parent: int) -> None:
+    """In a worker: ends when its parent is gone, however that ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

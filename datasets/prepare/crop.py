@@ -23,7 +23,6 @@ from voxbench.datasets.prepare.volume import (
     box_corners,
     clean,
     inside_scan,
-    is_hounsfield,
     nearest_rotation,
     to_voxel,
 )
@@ -71,12 +70,13 @@ def intensity_window(scan: Volume, target: Target, transform: Matrix) -> tuple[f
     CT in Hounsfield units: a fixed window. Everything else (MR; CT with raw values): percentiles of the scan within the
     head and 10 mm around it, so that neck, table and empty margins do not count.
     """
-    if is_hounsfield(scan):
+    if scan.hounsfield:
         return (*CT_WINDOW_HU, f"CT in HU: {CT_WINDOW_HU[0]:.0f} to {CT_WINDOW_HU[1]:.0f} HU")
     points = apply(transform, target.points)
     index = np.rint(to_voxel(scan, points[inside_scan(scan, points)])).astype(np.intp)
     index = np.clip(index, 0, np.array(scan.data.shape) - 1)
-    low, high = (float(v) for v in np.percentile(scan.data[tuple(index.T)], MR_PERCENTILES))
+    values = scan.data[tuple(index.T)] if len(index) else scan.data  # registered beyond the scan: refused anyway
+    low, high = (float(v) for v in np.percentile(values, MR_PERCENTILES))
     if high <= low:
         high = float(scan.data.max())
     kind = "CT, raw values" if scan.modality == "ct" else "MR (or CT without Hounsfield units)"
@@ -90,7 +90,8 @@ def cut(scan: Volume, box: Box, window: tuple[float, float]) -> Array:
     limit = np.array(scan.data.shape)
     first = np.clip(np.floor(corners.min(axis=0)).astype(int) - 4, 0, limit - 1)
     last = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 5, 1, limit)
-    part = clean(scan)[tuple(slice(a, b) for a, b in zip(first, np.maximum(last, first + 1), strict=True))]
+    block = tuple(slice(a, b) for a, b in zip(first, np.maximum(last, first + 1), strict=True))
+    part = clean(scan.data[block], hounsfield=scan.hounsfield)
     scaled = np.clip((part - window[0]) / (window[1] - window[0]), 0.0, 1.0).astype(np.float32)
     coarser = np.linalg.norm(box.affine[:3, 0]) / np.array(scan.spacing)
     sigma = 0.5 * np.sqrt(np.maximum(coarser**2 - 1.0, 0.0))  # what finer voxels show and the crop cannot

@@ -19,7 +19,7 @@ from voxbench.datasets.prepare.register import Registration, register
 from voxbench.datasets.prepare.scans import ScanModality
 from voxbench.datasets.prepare.volume import Matrix, Volume, read_volume, to_grid
 
-VERSION = 2  # raise it when results change: earlier heads are then done again
+VERSION = 3  # raise it when results change: earlier heads are then done again
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,11 @@ def write_crops(
     recipe = task.recipe
     rng = np.random.default_rng([recipe.seed, int(task.sha256[:15], 16), SIDES.index(side)])
     mirrored = crop.is_mirrored(side, recipe.mirror)
+    tag = task.key()[:8]  # crops of another recipe are other files: an old manifest never names new crops
     made = []
     for number, centre in enumerate(crop.sample_centres(centroid, recipe.samples, recipe.spread_mm, rng)):
         box = crop.box_at(transform, centre, recipe.crop_mm, recipe.size, mirrored=mirrored)
-        path = f"crops/{task.code}/{task.code}_{side}_{number:02d}.nii.gz"
+        path = f"crops/{task.code}/{task.code}_{tag}_{side}_{number:02d}.nii.gz"
         store.write(task.out / path, crop.encode(crop.cut(scan, box, window), box.affine))
         made.append({"path": path, "centre": [round(float(v), 3) for v in centre], "mirrored": mirrored})
     return made

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from voxbench.datasets.prepare.quality import SIDES, Side
-from voxbench.datasets.prepare.scans import PATIENT_COLUMNS
-from voxbench.datasets.prepare.tables import read_table
+from voxbench.datasets.prepare.scans import PATIENT_COLUMNS, patient_id
+from voxbench.datasets.prepare.tables import plain, read_table
 
-NORMAL, ANOMALOUS = "normal", "anomalous"
+NORMAL, ANOMALOUS, OTHER = "normal", "anomalous", "other"
 FINDINGS = {  # words in a sheet -> finding class (Bhattacharya et al., IJCARS 2024: four anomalies and normal)
     "normal": "normal", "none": "normal", "healthy": "normal", "no finding": "normal",
     "mucosal thickening": "mucosal thickening", "thickening": "mucosal thickening",
@@ -33,7 +33,8 @@ class Label:
     """What is known of one sinus."""
 
     label: str  # NORMAL or ANOMALOUS
-    finding: str = ""
+    finding: str = ""  # public: one of the known classes, OTHER, or not told
+    told: str = ""  # private: the cell as it is, for people write names and dates into it
 
 
 @dataclass(frozen=True)
@@ -44,28 +45,31 @@ class Labels:
     listed: frozenset[str] = frozenset()
 
 
-def read_labels(path: Path) -> tuple[Labels, list[str]]:
+def read_labels(path: Path, worksheet: str | None = None) -> tuple[Labels, list[str]]:
     """The labels and every problem of the sheet; raises DatasetError if it cannot be read at all.
 
-    A row whose finding and label are both empty puts the patient (or that side) into the unlabelled pool.
+    A row whose finding and label are both empty puts the patient (or that side) into the unlabelled pool. `worksheet`
+    names one of several in a workbook.
     """
     rows = read_table(
         path,
         {"patient": PATIENT_COLUMNS, "side": ("side", "laterality")},
         {"finding": ("finding", "findings", "diagnosis"), "label": ("label", "anomaly")},
+        one_of=("finding", "label"),
+        sheet=worksheet,
     )
     known: dict[tuple[str, Side], Label] = {}
     first: dict[tuple[str, Side], int] = {}
     listed, problems = set(), []
     for number, row in rows:
         where = f"{path.name} row {number}"
-        patient = row["patient"].removeprefix("sub-")
+        patient = patient_id(row["patient"])
         if not patient:
             problems.append(f"{where}: the patient is missing; fill it in")
             continue
         listed.add(patient)
         label, problem = label_of(row["finding"], row["label"])
-        sides = SIDE_WORDS.get(row["side"].lower())
+        sides = SIDE_WORDS.get(plain(row["side"]))
         if problem:
             problems.append(f"{where}: patient {patient}: {problem}")
         elif row["side"] and sides is None:
@@ -85,7 +89,7 @@ def read_labels(path: Path) -> tuple[Labels, list[str]]:
 
 def label_of(finding: str, label: str) -> tuple[Label | None, str]:
     """The label in a row (None: there is none) and what is wrong with it ("": nothing)."""
-    word, given = FINDINGS.get(finding.lower().replace("_", " ")), LABELS.get(label.lower())
+    word, given = FINDINGS.get(plain(finding)), LABELS.get(plain(label))
     if label and given is None:
         return None, f"label {label} is none of normal, anomalous, 0, 1"
     if not finding:
@@ -98,7 +102,7 @@ def label_of(finding: str, label: str) -> tuple[Label | None, str]:
     implied = given if word is None else (NORMAL if word == "normal" else ANOMALOUS)
     if given is not None and implied != given:
         return None, f"finding {finding} contradicts label {label}"
-    return Label(implied or ANOMALOUS, word or finding), ""
+    return Label(implied or ANOMALOUS, word or (NORMAL if given == NORMAL else OTHER), finding), ""
 
 
 def match(labels: Labels, patients: Collection[str], *, pool_unlisted: bool) -> list[str]:

@@ -21,19 +21,18 @@ from voxbench.datasets.prepare.scans import Scan
 
 
 def stamp(path: Path) -> list[int]:
-    """Size and modification time in ns: as long as both stay, the content is taken to stay."""
+    """Size, inode and times in ns of modification and of change: as long as all stay, the content is taken to stay."""
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def seen_entries(folder: store.Store, scans: Sequence[Scan], hashes: Mapping[Path, str]) -> dict[str, list[Any]]:
-    """The cache of checked files, old entries and new: path -> size, time, SHA-256, modality it was read as."""
-    new = {
-        str(scan.path.resolve()): [*stamp(scan.path), hashes[scan.path], scan.modality]
+def seen_entries(scans: Sequence[Scan], hashes: Mapping[Path, str]) -> dict[str, list[Any]]:
+    """The cache of checked files: path -> stamp, SHA-256, modality it was read as; other files are forgotten."""
+    return {
+        str(scan.path.resolve()): [stamp(scan.path), hashes[scan.path], scan.modality]
         for scan in scans
         if scan.path in hashes
     }
-    return {**folder.seen(), **new}
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,10 @@ class Tables:
         for code in sorted(people):
             scan = people[code]
             for side in SIDES:
+                known = labels.known.get((scan.patient, side)) if labels is not None else None
+                label = known or Label("")
                 source = {"scan": str(scan.path), "patient_id": scan.patient, "side": side, "code": code}
+                source["finding_as_told"] = label.told
                 if code in failures:
                     reasons, crops = [failures[code]], []
                 else:
@@ -66,8 +68,6 @@ class Tables:
                 if reasons:
                     excluded.append({"patient_id": code, "side": side, "reason": "; ".join(reasons)})
                     sources.append({"crop": "", **source})
-                known = labels.known.get((scan.patient, side)) if labels is not None else None
-                label = known or Label("")
                 for crop in crops:
                     sources.append({"crop": crop["path"], **source})
                     manifest.append(
@@ -115,3 +115,4 @@ def write_all(
     store.write(root / "index.html", sheet.page(records, failures, pictures))
     store.write(root / "excluded.csv", store.table(store.EXCLUDED, tables.excluded))
     store.write(root / "manifest.csv", store.table(store.MANIFEST, tables.manifest))
+    folder.keep_only(records)

@@ -1,22 +1,25 @@
-"""Which scans there are, and whose: a folder of NIfTI, a BIDS tree, a CSV of paths, or DICOM folders."""
+"""Scans and whose they are, from a folder of NIfTI, a BIDS tree or a CSV of paths."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-import shutil
-import subprocess
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.prepare.store import Store
 from voxbench.datasets.prepare.tables import read_table
 
 ENDINGS = (".nii.gz", ".nii")
+HEADER = (".hdr", ".hdr.gz")
+PAIR = (*HEADER, ".img", ".img.gz")  # left and right are not certain in them: Analyze 7.5 has no affine
+FOREIGN = (".mgz", ".mgh", ".mha", ".mhd", ".nrrd", ".mnc", ".dcm")
 SUFFIXES = ("T1w", "T2w", "FLAIR", "PDw", "T2starw", "CT", "ct")  # of BIDS names; --suffix may name any other
+PATIENT_COLUMNS = ("patient_id", "patient", "participant_id", "subject", "id")
 ScanModality = Literal["auto", "mr", "ct"]
 
 
@@ -29,9 +32,44 @@ class Scan:
     modality: ScanModality = "auto"
 
 
+@dataclass
+class Found:
+    """The scans in a stable order, what is wrong, and what is worth knowing; lines, one each."""
+
+    scans: list[Scan] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)  # patients of whom a problem has been told already
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How scans are looked for; `folder` is what will be PREPARED."""
+
+    folder: Store
+    suffix: str | None = None
+    id_pattern: str | None = None
+    series: str | None = None
+    modality: ScanModality = "auto"
+
+    def without_effect(self, source: Path, what: str, *options: str) -> None:
+        """Raises DatasetError if one of these options was given: nothing that was asked for is ignored."""
+        for option in options:
+            given = getattr(self, option)
+            if given is not None:
+                uses = {
+                    "suffix": "chooses among the scans of a BIDS tree (name its root, which holds sub-*/anat)",
+                    "id_pattern": "finds patients in the paths of a folder of NIfTI",
+                    "series": "chooses among the series of DICOM folders",
+                }
+                raise DatasetError(
+                    f"--{option.replace('_', '-')} {given}: {uses[option]}, and {source} is {what}; leave it out"
+                )
+
+
 def stem(path: Path) -> str:
-    """The file's name without .nii or .nii.gz."""
-    for ending in ENDINGS:
+    """The file's name without .nii or .nii.gz (or half a pair's ending)."""
+    for ending in (*ENDINGS, *PAIR):
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]
     return path.stem
@@ -42,64 +80,102 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS) and not path.name.startswith(".")
 
 
-def find_scans(
-    source: Path, *, suffix: str | None, id_pattern: str | None, modality: ScanModality, converted: Path
-) -> tuple[list[Scan], list[str]]:
-    """All scans in a stable order, and every problem found on the way.
+def patient_id(text: str) -> str:
+    """The patient, said the same way everywhere: BIDS's sub- goes, and an umlaut is one sign however it is stored."""
+    return unicodedata.normalize("NFC", text.strip().removeprefix("sub-"))
 
-    `converted` is where DICOM folders are converted to. Raises DatasetError if there is nothing at all to work on.
-    """
-    if not source.exists():
-        raise DatasetError(f"{source}: there is no such file or folder")
-    if source.is_file() and source.name.lower().endswith((".csv", ".tsv", ".xlsx")):
-        scans, problems = from_table(source, modality)
-    elif source.is_file():
-        scans, problems = [Scan(source, patient_of(source, source.parent, id_pattern), modality)], []
-    elif any(source.glob("sub-*/anat")) or any(source.glob("sub-*/ses-*/anat")):
-        scans, problems = from_bids(source, suffix, modality)
-    else:
-        files = sorted(path for path in source.rglob("*") if is_nifti(path) and not path.is_dir())
-        if files:
-            scans, problems = [Scan(p, patient_of(p, source, id_pattern), modality) for p in files], []
-        else:
-            scans, problems = from_dicom(source, modality, converted)
-    return scans, problems + duplicates(scans)
+
+def walk(folder: Path, above: frozenset[Path] | None = None) -> Iterator[Path]:
+    """Files below a folder, through links too (but in no circle); not in hidden folders nor in a PREPARED one."""
+    real = folder.resolve()
+    above = frozenset(real.parents) if above is None else above
+    if real in above or Store(folder).is_prepared():
+        return
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise DatasetError(f"{folder}: the folder cannot be read ({error.strerror}); mend its rights") from error
+    for entry in entries:
+        if not entry.is_dir():
+            yield entry
+        elif not entry.name.startswith("."):
+            yield from walk(entry, above | {real})
+
+
+def from_files(files: Sequence[Path], root: Path, search: Search) -> Found:
+    """Every NIfTI is a patient's; .hdr/.img pairs are refused, scans in other formats counted."""
+    found = Found(problems=pairs(files))
+    for path in files:
+        if is_nifti(path):
+            patient = patient_of(path, root, search.id_pattern)
+            if patient:
+                found.scans.append(Scan(path, patient, search.modality))
+            else:
+                how = f"--id-pattern {search.id_pattern} finds" if search.id_pattern else "the file's name has"
+                found.problems.append(f"{path}: {how} no patient in this path; mend the pattern or the name")
+    foreign = Counter(p.suffix.lower() for p in files if p.suffix.lower() in FOREIGN and not p.name.startswith("."))
+    if foreign:
+        counts = ", ".join(f"{number} {ending}" for ending, number in sorted(foreign.items()))
+        found.notes.append(f"files that are no NIfTI were left out ({counts}); convert those that are scans to .nii.gz")
+    return found
+
+
+def is_header(path: Path) -> bool:
+    """Whether the file is the header of an .hdr/.img pair, by name (.img alone may be DICOM)."""
+    return path.name.lower().endswith(HEADER) and not path.name.startswith(".")
+
+
+def pair_problem(path: Path) -> str:
+    """Why an .hdr/.img pair is not read, and what to do."""
+    return f"{path}: .hdr/.img pairs are not read; convert it (nib-convert {path.name} {stem(path)}.nii.gz)"
+
+
+def pairs(files: Sequence[Path]) -> list[str]:
+    """A line for each .hdr/.img pair that does not lie beside its own conversion."""
+    converted = {path.parent / stem(path) for path in files if is_nifti(path)}
+    found = {path.parent / stem(path): path for path in files if is_header(path)}
+    return [pair_problem(path) for base, path in sorted(found.items()) if base not in converted]
 
 
 def patient_of(path: Path, root: Path, pattern: str | None) -> str:
-    """The file's stem, or what the first group of `pattern` finds in its path below `root`."""
+    """The file's stem, or what the first group of `pattern` finds in its path below `root`; "" if nothing."""
     if pattern is None:
-        return stem(path)
-    found = re.search(pattern, path.relative_to(root).as_posix())
-    if found is None:
-        raise DatasetError(f"{path}: --id-pattern {pattern} finds no patient in this path")
-    return found.group(1) if found.groups() else found.group(0)
+        return patient_id(stem(path))
+    match = re.search(pattern, path.relative_to(root).as_posix())
+    if match is None:
+        return ""
+    return patient_id((match.group(1) if match.groups() else match.group(0)) or "")
 
 
-def from_table(path: Path, modality: ScanModality) -> tuple[list[Scan], list[str]]:
+def from_table(path: Path, modality: ScanModality) -> Found:
     """Columns path, patient_id and, if wanted, modality (mr or ct); paths are relative to the table."""
     rows = read_table(path, {"path": ("path", "file"), "patient": PATIENT_COLUMNS}, {"modality": ("modality",)})
-    scans, problems = [], []
+    found = Found()
     for number, row in rows:
+        where = f"{path.name} row {number}"
         kind = row["modality"].lower().replace("mri", "mr") or modality
+        patient = patient_id(row["patient"])
         if kind not in ("auto", "mr", "ct"):
-            problems.append(f"{path.name} row {number}: modality {row['modality']} is none of mr, ct")
-        elif not row["path"] or not row["patient"]:
-            problems.append(f"{path.name} row {number}: path or patient_id is empty; fill it in")
+            found.problems.append(f"{where}: modality {row['modality']} is none of mr, ct")
+        elif not row["path"] or not patient:
+            found.problems.append(f"{where}: path or patient_id is empty; fill it in")
+        elif row["path"].lower().endswith(PAIR):
+            found.problems.append(f"{where}: {pair_problem(Path(row['path']))}, and name that")
         else:
-            scans.append(Scan(path.parent / row["path"], row["patient"], kind))  # type: ignore[arg-type]
-    return scans, problems
+            found.scans.append(Scan(path.parent / row["path"], patient, kind))  # type: ignore[arg-type]
+            continue
+        found.named.add(patient)
+    return found
 
 
-PATIENT_COLUMNS = ("patient_id", "patient", "participant_id", "subject", "id")
-
-
-def from_bids(root: Path, suffix: str | None, modality: ScanModality) -> tuple[list[Scan], list[str]]:
-    """`sub-*/[ses-*/]anat/*_SUFFIX.nii[.gz]`; participants.tsv, where there is one, must agree."""
-    files = sorted(p for p in root.glob("sub-*/**/anat/*") if is_nifti(p))
+def from_bids(root: Path, suffix: str | None, modality: ScanModality) -> Found:
+    """`sub-*/[ses-*/]anat/*_SUFFIX.nii[.gz]`; who is in participants.tsv without such a scan is counted."""
+    files = [p for folder in sorted(root.glob("sub-*")) if folder.is_dir() for p in walk(folder)]
+    files = [path for path in files if path.parent.name == "anat"]
     by_suffix: dict[str, list[Path]] = defaultdict(list)
     for path in files:
-        by_suffix[stem(path).rsplit("_", 1)[-1]].append(path)
+        if is_nifti(path):
+            by_suffix[stem(path).rsplit("_", 1)[-1]].append(path)
     known = {name: paths for name, paths in by_suffix.items() if name in SUFFIXES or name == suffix}
     if not known:
         raise DatasetError(f"{root}: no scan is named sub-*_{{T1w,T2w,FLAIR}}.nii.gz in an anat folder")
@@ -108,64 +184,21 @@ def from_bids(root: Path, suffix: str | None, modality: ScanModality) -> tuple[l
     chosen = suffix or next(iter(known))
     if chosen not in known:
         raise DatasetError(f"{root}: no scan ends in _{chosen}; there are {', '.join(sorted(known))}")
-    scans = [Scan(p, p.relative_to(root).parts[0].removeprefix("sub-"), modality) for p in known[chosen]]
-    problems = []
-    if (root / "participants.tsv").is_file():
-        rows = read_table(root / "participants.tsv", {"patient": ("participant_id",)}, {})
-        present = {scan.patient for scan in scans}
-        for number, row in rows:
-            if row["patient"].removeprefix("sub-") not in present:
-                problems.append(f"participants.tsv row {number}: {row['patient']} has no {chosen} scan")
-    return scans, problems
+    scans = [Scan(p, patient_id(p.relative_to(root).parts[0]), modality) for p in known[chosen]]
+    wrong = pairs([path for path in files if stem(path).endswith(f"_{chosen}")])
+    return Found(scans, wrong, absent(root / "participants.tsv", {scan.patient for scan in scans}, chosen))
 
 
-def duplicates(scans: Sequence[Scan]) -> list[str]:
-    """A line a patient with more than one scan: labels could not be told apart."""
-    by_patient: dict[str, list[Scan]] = defaultdict(list)
-    for scan in scans:
-        by_patient[scan.patient].append(scan)
-    return [
-        f"patient {patient} has {len(found)} scans ({', '.join(str(s.path) for s in found)}); keep one, "
-        "or list the scans in a CSV of path,patient_id"
-        for patient, found in sorted(by_patient.items())
-        if len(found) > 1
-    ]
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's mark after its preamble."""
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
-def from_dicom(root: Path, modality: ScanModality, converted: Path) -> tuple[list[Scan], list[str]]:
-    """Every folder right below `root` is one patient's; it is converted by dcm2niix, which must be installed."""
-    folders = [
-        f for f in sorted(root.iterdir()) if f.is_dir() and any(is_dicom(p) for p in f.rglob("*") if p.is_file())
-    ]
-    if not folders:
-        raise DatasetError(f"{root}: no .nii.gz, no sub-*/anat, and no folders of DICOM files in here")
-    tool = shutil.which("dcm2niix")
-    if tool is None:
-        raise DatasetError(
-            f"{root}: {len(folders)} DICOM folders; install dcm2niix to convert them "
-            "(pip install dcm2niix, or apt-get install dcm2niix), or convert them to NIfTI yourself"
-        )
-    scans, problems = [], []
-    for folder in folders:
-        out = converted / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-        out.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not any(is_nifti(p) for p in out.iterdir()):
-            done = subprocess.run(
-                [tool, "-z", "y", "-b", "n", "-f", "%s", "-o", str(out), str(folder)],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                said = (done.stderr or done.stdout).strip().splitlines()
-                problems.append(f"{folder}: dcm2niix failed: {said[-1] if said else done.returncode}")
-                continue
-        made = sorted(p for p in out.iterdir() if is_nifti(p))
-        if not made:
-            problems.append(f"{folder}: dcm2niix made no volume of it")
-        scans += [Scan(path, folder.name, modality) for path in made]
-    return scans, problems
+def absent(table: Path, present: set[str], suffix: str) -> list[str]:
+    """A note on participants without a scan, which are usual; or on why the table could not be asked."""
+    if not table.is_file():
+        return []
+    try:
+        rows = read_table(table, {"patient": ("participant_id",)}, {})
+    except DatasetError as error:
+        return [f"{error.message} (it was not needed)"]
+    missing = [row["patient"] for _, row in rows if patient_id(row["patient"]) not in present]
+    if not missing:
+        return []
+    some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return [f"{table.name}: {len(missing)} of {len(rows)} participants have no {suffix} scan ({some})"]

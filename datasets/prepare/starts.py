@@ -24,7 +24,7 @@ TISSUES = 3  # classes besides air
 SHELL_MM = 24.0  # of air around the reference head that counts
 SHARE_POWER = 0.25
 REACH_MM = 45.0  # by which the middle of the head may lie outside the scan
-MIN_SHARE = 0.2  # of the reference head that the scan must cover
+MIN_SHARE = 0.12  # of the reference head that the scan must cover: a small scan of the sinuses has so much
 LEAN = 20.0  # degrees by which a head may nod, tilt or turn in the scanner
 APART_DEGREES, APART_MM = 15.0, 15.0  # candidates nearer than both are one
 

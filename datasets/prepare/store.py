@@ -22,13 +22,13 @@ from voxbench.datasets.base import DatasetError
 
 Record = dict[str, Any]  # what is kept of a head: JSON
 MANIFEST = ("path", "patient_id", "label", "side", "split", "finding", "unit", "axes")
-SOURCES = ("crop", "scan", "patient_id", "side", "code")
+SOURCES = ("crop", "scan", "patient_id", "side", "code", "finding_as_told")
 EXCLUDED = ("patient_id", "side", "reason")
 
 
 def write(path: Path, content: bytes | str, *, private: bool = False) -> None:
     """Write beside, flush to disk, rename: a stop at any moment leaves the old file or the new one."""
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
     try:
@@ -68,23 +68,27 @@ class Store:
         """The folder that never leaves the house."""
         return self.root / "private"
 
+    def is_prepared(self) -> bool:
+        """Whether the folder is a PREPARED one."""
+        return (self.private / "key").is_file()
+
     def check(self) -> None:
         """Raises DatasetError if the folder holds something else."""
         if self.root.exists() and not self.root.is_dir():
             raise DatasetError(f"--out {self.root}: this is a file; name a folder")
-        if self.root.is_dir() and any(self.root.iterdir()) and not (self.private / "key").is_file():
+        if self.root.is_dir() and any(self.root.iterdir()) and not self.is_prepared():
             raise DatasetError(f"--out {self.root}: the folder holds other files; name a new or an empty one")
 
     def open(self) -> bytes:
         """Make the folder if need be, and return its key."""
-        self.private.mkdir(parents=True, exist_ok=True)
+        self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.private.chmod(0o700)
-        if not (self.private / "key").is_file():
+        if not self.is_prepared():
             write(self.private / "key", secrets.token_hex(32), private=True)
         return (self.private / "key").read_bytes()
 
     def seen(self) -> dict[str, list[Any]]:
-        """Files already checked: path -> [size, mtime in ns, SHA-256]."""
+        """Files already checked: path -> [stamp, SHA-256, modality]."""
         try:
             found = json.loads((self.private / "seen.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -105,6 +109,20 @@ class Store:
     def is_whole(self, record: Record) -> bool:
         """Whether all files of a head are there."""
         return all((self.root / name).is_file() for name in record["files"])
+
+    def keep_only(self, records: Mapping[str, Record]) -> None:
+        """Delete crops, pictures and records that no head of this call has: a patient withdrawn is gone.
+
+        Only after the manifest is written, so that a stop before it leaves what the old manifest names.
+        """
+        kept = {name for record in records.values() for name in record["files"]}
+        kept |= {self.record_path(code).relative_to(self.root).as_posix() for code in records}
+        for path in [*self.root.glob("crops/*/p*.nii.gz"), *self.root.glob("heads/p*.j*")]:
+            if path.relative_to(self.root).as_posix() not in kept:
+                path.unlink()
+        for empty in self.root.glob("crops/p*"):
+            if empty.is_dir() and not any(empty.iterdir()):
+                empty.rmdir()
 
 
 def code_of(key: bytes, patient: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
 
 from voxbench.datasets.base import DatasetError
@@ -26,7 +27,8 @@ Modality = Literal["mr", "ct"]
 MIN_SLICES = 8  # along every axis: below that, there is no 3D anatomy to register
 MIN_EXTENT_MM = 40.0  # along every axis: less cannot hold a sinus and a neighbourhood to recognise it by
 VOXEL_RANGE_MM = (0.1, 12.0)
-CT_AIR_HU = -500.0  # a tenth of a scan below this: values are Hounsfield units, whose air is -1000
+CT_AIR_HU = -500.0  # a tenth of a scan below this: a CT in Hounsfield units, whose air is -1000
+CT_AIR_SHARE = 0.001  # of a scan said to be CT, which may show little air
 CT_FLOOR_HU = -1024.0  # air, noise included; scanners write -2000 or -3024 outside the reconstructed circle ...
 CT_PADDING_HU = -1500.0  # ... which is below this, and was not scanned
 
@@ -55,6 +57,11 @@ class Volume:
             full = np.flatnonzero(self.data.max(axis=rest) > self.data.min(axis=rest))
             low[axis], high[axis] = (full[0], full[-1]) if full.size else (0, -1)
         return low, high
+
+    @cached_property
+    def hounsfield(self) -> bool:
+        """Whether the values are Hounsfield units: in a CT's raw values, none lies as low as air does in them."""
+        return self.modality == "ct" and float(np.mean(self.data[::2, ::2, ::2] < CT_AIR_HU)) > CT_AIR_SHARE
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,12 @@ def header_affine(image: Any) -> tuple[Matrix, tuple[str, ...]]:
     then contradictory. Both set and more than 10 degrees apart: sform holds, and a note says so.
     """
     sform, s_code = image.header.get_sform(coded=True)
-    qform, q_code = image.header.get_qform(coded=True)
+    try:
+        qform, q_code = image.header.get_qform(coded=True)
+    except (ValueError, HeaderDataError):  # a quaternion that is none
+        if not s_code:
+            raise DatasetError("the qform is no rotation, so left and right are unknown; convert it again") from None
+        qform, q_code = None, 0
     if not s_code and not q_code:
         raise DatasetError(
             "neither sform nor qform is set, so left and right are unknown; set one (fslorient, nibabel)"
@@ -159,6 +171,8 @@ def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> V
         raise DatasetError("NaN or infinite values; replace them by the background value")
     if data.min() == data.max():
         raise DatasetError("all voxels have one value; export the scan again")
+    if np.ptp(np.percentile(data[::2, ::2, ::2], (0.5, 99.5))) == 0:
+        raise DatasetError("99 % of the voxels have one value: a mask, no scan; leave it out")
     to_ras = nib.orientations.io_orientation(affine)
     affine = affine @ nib.orientations.inv_ornt_aff(to_ras, shape)
     data = np.ascontiguousarray(nib.orientations.apply_orientation(data, to_ras), dtype=np.float32)
@@ -170,14 +184,9 @@ def guess_modality(data: Array) -> Modality:
     return "ct" if float(np.mean(data[::2, ::2, ::2] < CT_AIR_HU)) > 0.1 else "mr"
 
 
-def is_hounsfield(volume: Volume) -> bool:
-    """Whether the values are Hounsfield units (and not a CT's raw values, whose air is near 0)."""
-    return volume.modality == "ct" and guess_modality(volume.data) == "ct"
-
-
-def clean(volume: Volume) -> Array:
-    """Values with padding below CT air lifted to it; MR as it is."""
-    return np.maximum(volume.data, np.float32(CT_FLOOR_HU)) if is_hounsfield(volume) else volume.data
+def clean(data: Array, *, hounsfield: bool) -> Array:
+    """Values with padding below CT air lifted to it; others as they are."""
+    return np.maximum(data, np.float32(CT_FLOOR_HU)) if hounsfield else data
 
 
 def to_grid(volume: Volume, step: float) -> Grid:
@@ -185,8 +194,8 @@ def to_grid(volume: Volume, step: float) -> Grid:
 
     Outside the scan the value is the lowest one, and `valid` is false.
     """
-    data, affine = clean(volume), volume.affine.copy()
-    known = (volume.data > CT_PADDING_HU).astype(np.float32) if is_hounsfield(volume) else None
+    data, affine = clean(volume.data, hounsfield=volume.hounsfield), volume.affine.copy()
+    known = (volume.data > CT_PADDING_HU).astype(np.float32) if volume.hounsfield else None
     blocks = [max(1, int(step / size * 0.75)) for size in volume.spacing]  # averaging = anti-aliasing
     if max(blocks) > 1:
         data, known = block_mean(data, blocks), None if known is None else block_mean(known, blocks)

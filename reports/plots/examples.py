@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,21 +14,33 @@ import numpy.typing as npt
 from voxbench.reports.analysis import Analysis
 from voxbench.reports.plots.pretraining import stage_title
 from voxbench.reports.plots.style import Plot, canvas, finish
-from voxbench.reports.run_folder import Stage
+from voxbench.reports.run_folder import Stage, percent
 
 SHOWN = 6
+SCORES = ("localisation", "localisation_chance")
 ROWS = {"volume": "input", "reconstruction": "reconstruction", "residual": "residual", "mask": "true lesion"}
 
 
 def examples(analysis: Analysis) -> list[Plot]:
-    """For every method and stage that shows something: its first run's slices."""
-    plots: dict[tuple[str, str], Plot] = {}
+    """For every method and stage that shows something: its first run's slices, and all its runs' localisation."""
+    runs: dict[tuple[str, str], list[Stage]] = {}
     for stage in sorted(analysis.grid.stages, key=lambda one: (one.method, one.name, one.seed, one.key)):
-        if (stage.method, stage.name) not in plots and stage.method in analysis.grid.methods:
-            images = _load(stage)
-            if images is not None:
-                plots[stage.method, stage.name] = _plot(stage, images)
-    return list(plots.values())
+        if stage.method in analysis.grid.methods:
+            runs.setdefault((stage.method, stage.name), []).append(stage)
+    plots = []
+    for stages in runs.values():
+        drawn = next(((stage, images) for stage in stages if (images := _load(stage)) is not None), None)
+        if drawn is not None:
+            stage, images = drawn
+            title = f"{stage_title(stage.method, stage.name)}{_found(stages)}; slices: {_which(analysis, stage)}"
+            plot = _plot(stage, images, title)
+            plots.append(replace(plot, real_images=real_images(analysis.grid.dataset)))
+    return plots
+
+
+def real_images(dataset: Mapping[str, Any]) -> bool:
+    """Whether the volumes of a dataset.json may be of patients: all but those that it calls made by a program."""
+    return dataset.get("real_images") is not False
 
 
 def _load(stage: Stage) -> dict[str, npt.NDArray[np.generic]] | None:
@@ -41,7 +56,7 @@ def _load(stage: Stage) -> dict[str, npt.NDArray[np.generic]] | None:
     return images if enough else None
 
 
-def _plot(stage: Stage, images: dict[str, npt.NDArray[np.generic]]) -> Plot:
+def _plot(stage: Stage, images: dict[str, npt.NDArray[np.generic]], title: str) -> Plot:
     rows = [(label, key) for key, label in ROWS.items() if key in images and (key != "mask" or images[key].any())]
     count = min(SHOWN, len(images["volume"]))
     names = [str(name) for name in images.get("names", np.array([""] * count))]
@@ -61,13 +76,27 @@ def _plot(stage: Stage, images: dict[str, npt.NDArray[np.generic]]) -> Plot:
         return finish(
             fig,
             f"examples-{stage.method}-{stage.name}",
-            f"{stage_title(stage.method, stage.name)}{_found(stage)}",
+            title,
             f"Slices of {count} volumes in stage {stage.name} of {stage.method}: "
             f"{', '.join(label for label, _ in rows)}.",
         )
 
 
-def _found(stage: Stage) -> str:
-    if math.isnan(stage.localisation):
+def _found(stages: Sequence[Stage]) -> str:
+    """The localisation score, a mean over the runs of one stage that have one."""
+    scored = [stage for stage in stages if not math.isnan(stage.localisation)]
+    if not scored:
         return ""
-    return f" (voxel AUPRC against the lesion {stage.localisation:.2f}, no skill {stage.localisation_chance:.2f})"
+    score, chance = (np.mean([getattr(stage, name) for stage in scored]) for name in SCORES)
+    runs = f", mean of {len(scored)} runs" if len(scored) > 1 else ""
+    return f" (voxel AUPRC against the lesion {score:.2f}{runs}, no skill {chance:.2f})"
+
+
+def _which(analysis: Analysis, stage: Stage) -> str:
+    """Fraction and fold, where all cells that build on the stage share them, and seed."""
+    rows = [cell.row for cell in analysis.grid.cells.values() if cell.row is not None]
+    places = [row.place for row in rows if stage.key in row.stages]
+    fractions, folds = {place.fraction for place in places}, {place.fold for place in places}
+    known = [f"{percent(one)} of the labels" for one in fractions if len(fractions) == 1]
+    known += [f"fold {one}" for one in folds if len(folds) == 1]
+    return ", ".join([*known, f"seed {stage.seed}"])

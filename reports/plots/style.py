@@ -30,6 +30,7 @@ class Plot:
     alt: str
     svg: str = field(repr=False)
     png: bytes = field(repr=False)
+    real_images: bool = False  # shows volumes that no program made
 
 
 @dataclass(frozen=True)

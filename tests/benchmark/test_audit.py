@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from voxbench.benchmark.audit import audit_plan, audit_seen
+from voxbench.benchmark.audit import Served, audit_plan, audit_seen
 from voxbench.benchmark.config import AuditConfig
 from voxbench.benchmark.errors import AuditError
 from voxbench.benchmark.runner import Run
@@ -92,13 +92,49 @@ def test_what_the_loaders_served_is_checked_too(planned: Planned) -> None:
     run = planned(methods="simclr")
     hashes = run.bank.hashes
     key, cell = next(iter(run.plan.cells.items()))
-    seen = {key: {"train": [hashes[cell.train[0]]], "val": [], "test": [hashes[i] for i in cell.test]}}
-    clean = audit_seen(run.plan, run.bank, {cell.stages[0]: [hashes[0]]}, seen)
-    assert not clean.findings
-    leaking = audit_seen(run.plan, run.bank, {cell.stages[0]: [hashes[cell.test[0]]]}, seen)
-    assert leaking.findings
-    partial = {key: {**seen[key], "test": seen[key]["test"][1:]}}
-    assert "not the planned test part" in audit_seen(run.plan, run.bank, {}, partial).findings[0].what
+    parts = {"train": [hashes[cell.train[0]]], "val": [], "test": [hashes[i] for i in cell.test]}
+    seen = Served(key=key, name="cell", parts=parts, stages={cell.stages[0]: [hashes[cell.train[1]]]})
+    assert not audit_seen(run.plan, run.bank, [seen]).findings
+    stages = {cell.stages[0]: [hashes[cell.test[0]]]}
+    assert audit_seen(run.plan, run.bank, [dataclasses.replace(seen, stages=stages)]).findings
+    # also where the cell is of an earlier plan
+    assert audit_seen(run.plan, run.bank, [dataclasses.replace(seen, key="earlier", stages=stages)]).findings
+    partial = dataclasses.replace(seen, parts={**parts, "test": parts["test"][1:]})
+    assert "not the planned test part" in audit_seen(run.plan, run.bank, [partial]).findings[0].what
+
+
+TWINS = """
+from voxbench.datasets.sinus_phantom import SinusPhantom
+
+class Twins(SinusPhantom):
+    def read(self, item):
+        data = super().read(item)
+        if item.volume == self.items()[0].volume:
+            return data
+        if item.label is None and item.volume == next(i for i in self.items() if i.label is None).volume:
+            data = super().read(self.items()[0]).copy()
+            data[:, 0, 0, 0] += 0.01
+        return data
+
+    def fingerprint(self):
+        return "twins" + super().fingerprint()
+"""
+
+
+def test_the_proof_covers_all_that_stands_in_the_table(
+    tmp_path: Path, bench: Callable[..., int], planned: Planned
+) -> None:
+    """A second, narrower command does not wipe out what the first was warned of."""
+    (tmp_path / "twins.py").write_text(TWINS)
+    given = {"dataset": f"{tmp_path / 'twins.py'}:Twins", "fractions": "1.0"}
+    settings = (*PHANTOM, "audit.near_duplicates=warn", "pretrain.volumes=256")  # all of the pool is served
+    assert bench(settings, methods="simclr", **given) == 0
+    proof = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert proof["n_cells"] == 3 and proof["planned"]["warnings"]
+    assert bench(settings, methods="supervised", **given) == 0
+    proof = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert proof["n_cells"] == 6
+    assert not proof["planned"]["warnings"] and proof["served"]["warnings"]
 
 
 def test_a_patient_in_two_parts_is_caught(planned: Planned) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from voxbench.benchmark import registry
 from voxbench.benchmark.config import Config, merge, parse_setting, presets, read_preset, resolve
 from voxbench.benchmark.errors import BenchError
 from voxbench.datasets.base import DatasetError
@@ -81,6 +82,22 @@ def test_a_file_that_does_not_import_or_has_no_such_class(tmp_path: Path) -> Non
         resolved(methods=(f"{empty}:Mine",))
     with pytest.raises(BenchError, match="is not a subclass of voxbench's Method"):
         resolved(methods=(f"{empty}:Mime",))
+
+
+def test_a_class_is_known_by_its_name_and_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "two.py"
+    file.write_text("class A: ...\nclass B(A): ...\n")
+    digests = [registry.source_digest("encoders", f"{file}:{name}") for name in "AB"]
+    file.write_text("class A: ...\nclass B(A): x = 1\n")
+    digests.append(registry.source_digest("encoders", f"{file}:B"))
+    assert len({*digests, None}) == 4
+    assert registry.source_digest("methods", "simclr") is None
+
+
+def test_a_binary_preset_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "preset.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(BenchError, match="not a readable text file"):
+        read_preset(str(tmp_path / "preset.yaml"))
 
 
 def test_merge_changes_neither_side() -> None:

@@ -90,6 +90,18 @@ def test_official_split_of_three_classes_has_seeds_for_folds(bench: Bench, tmp_p
     assert set(rows.seed[rows.method == "supervised"]) == {0, 1, 2}
 
 
+@pytest.mark.parametrize(
+    ("settings", "seeds", "expected"), [((), None, 3), ((), "7,", 1), (("protocol.seeds=[7]",), None, 1)]
+)
+def test_seeds_take_the_place_of_folds_unless_named(
+    planned: Planned, tmp_path: Path, settings: tuple[str, ...], seeds: str | None, expected: int
+) -> None:
+    run = planned((*PHANTOM, *settings), dataset=written(tmp_path, OFFICIAL), fractions="1.0", seeds=seeds)
+    assert len(run.config.protocol.seeds) == expected
+    if expected == 1:
+        assert run.config.protocol.seeds == (7,)
+
+
 def test_official_split_draws_fractions_anew_for_each_seed(planned: Planned, tmp_path: Path) -> None:
     run = planned(PHANTOM, dataset=written(tmp_path, OFFICIAL), fractions="0.3,1.0", seeds="3")
     drawn = {cell.train for cell in run.plan.cells.values() if cell.fraction == 0.3}

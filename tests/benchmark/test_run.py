@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -154,6 +155,20 @@ def test_another_configuration_needs_another_folder(bench: Bench, tmp_path: Path
             with pytest.raises(BenchError, match=message + ".*choose another --out"):
                 bench((change,), dry_run=dry)
     assert (tmp_path / "run" / "results.csv").read_text() == table
+
+
+def test_results_of_other_code_do_not_stand_in_the_table(bench: Bench, tmp_path: Path) -> None:
+    given = {"methods": "supervised", "fractions": "0.5,1.0"}
+    assert bench(**given) == 0
+    for path in (tmp_path / "run" / "cells").glob("*/*.json"):
+        record = json.loads(path.read_text())
+        if record["cell"]["fraction"] == 1.0 and record["cell"]["fold"] != 2:
+            change = {"result_version": 0} if record["cell"]["fold"] == 0 else {"encoder_digest": "another"}
+            path.write_text(json.dumps({**record, **change}))
+    assert bench(**{**given, "fractions": "0.5"}) == 0
+    rows = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert sorted(rows.fold[rows.fraction == 1.0]) == [2]
+    assert len(rows[rows.fraction == 0.5]) == 3
 
 
 def test_another_salt_needs_another_folder(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

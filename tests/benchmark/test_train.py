@@ -57,6 +57,19 @@ def test_learning_rate_warms_up_and_ends_at_zero() -> None:
     assert rates[-1] < 0.01
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_no_step_is_wasted_on_a_rate_of_zero(steps: int, warmup: float) -> None:
+    recipe = Recipe(lr=1.0, batch=2, warmup=warmup)
+    rates = [learning_rate(recipe, step, steps) for step in range(steps)]
+    assert min(rates) > 0 and max(rates) == pytest.approx(1.0)
+
+
+def test_lars_without_decay_is_refused() -> None:
+    with pytest.raises(ValueError, match="lars needs a weight_decay"):
+        Recipe(lr=1.0, batch=2, optimizer="lars")
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "lars"])
 def test_loss_falls_and_small_parameters_do_not_decay(bank: VolumeBank, optimizer: str) -> None:
     recipe = RECIPE.model_copy(update={"optimizer": optimizer, "lr": 0.02 if optimizer == "adamw" else 1.0})

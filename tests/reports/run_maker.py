@@ -164,6 +164,7 @@ class RunMaker:
             "key": key,
             "status": row["status"],
             "threshold": threshold,
+            "stages": [] if self.methods[method] == 0.9 else [f"{method}-stage"],
             "source": self.method_source,
             "error": error,
         }
@@ -283,6 +284,7 @@ class RunMaker:
                 "n_pool": 300,
                 "fingerprint": self.fingerprint,
                 "is_phantom": self.is_phantom,
+                "real_images": not self.is_phantom,
                 "sources": {"encoder": self.encoder_source, "dataset": None},
                 "official_split": self.official,
                 "official_split_sizes": self._official_sizes(),

@@ -80,6 +80,22 @@ def test_incompatible_runs_name_the_key(make_run: MakeRun, tmp_path: Path, knobs
     assert not (tmp_path / "out").exists()
 
 
+def test_pictures_of_the_user_survive_and_plots_that_are_no_more_do_not(make_run: MakeRun, tmp_path: Path) -> None:
+    theirs = tmp_path / "out" / "plots" / "forest-of-mine.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"a picture")
+    one = make_run("one", seeds=(0,), fractions=(0.1, 0.5), **GRID)
+    compare([one, make_run("two", seeds=(1,), fractions=(0.1, 0.5), **GRID)], tmp_path / "out")
+    plots = {path.name for path in theirs.parent.iterdir()}
+    assert {"forest-10.svg", "forest-50.svg", "forest-50.png"} <= plots
+    fewer = [make_run(f"fewer{seed}", seeds=(seed,), fractions=(0.1,), **GRID) for seed in (0, 1)]
+    compare(fewer, tmp_path / "out")
+    assert theirs.read_bytes() == b"a picture"
+    left = {path.name for path in theirs.parent.iterdir()}
+    assert {"forest-10.svg", "forest-of-mine.png"} <= left < plots
+    assert not [name for name in left if "-50." in name]
+
+
 def test_every_two_of_several_runs_are_checked(make_run: MakeRun, tmp_path: Path) -> None:
     byol = {"methods": {"byol": 1.2}, "patients": 60}
     runs = [

@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 from sklearn.metrics import average_precision_score
 
-from voxbench.benchmark.tracking.outgoing import Redactor, error_name, settings_without_paths
+from voxbench.benchmark import registry
+from voxbench.benchmark.tracking.outgoing import Redactor, error_name, public_settings
 from voxbench.benchmark.tracking.record import Records, label_fraction, pr_curve
+from voxbench.benchmark.tracking.sync import Syncer
 
 
 def by_name(run: Path) -> dict[str, object]:
@@ -42,6 +45,40 @@ def test_a_replaced_result_is_not_shown(run: Path) -> None:
     assert Records(run).entry(other) is not None
 
 
+def test_a_stage_that_no_result_builds_on_is_not_shown(run: Path) -> None:
+    stage = run / "stages" / "stage1" / "stage.json"
+    old = run / "stages" / "older" / "stage.json"
+    old.parent.mkdir()
+    old.write_text(json.dumps({**json.loads(stage.read_text()), "key": "older"}))
+    now = old.stat().st_mtime
+    os.utime(run / "results.csv", (now + 1, now + 1))
+    records = Records(run)
+    assert records.entry(old) is None
+    assert records.entry(stage) is not None
+    os.utime(old, (now + 9, now + 9))  # newer than the table: the cells that build on it are still to come
+    assert Records(run).entry(old) is not None
+    old.write_text(json.dumps({"result_version": 1, "key": "older", "status": "failed", "error": "no"}))
+    os.utime(old, (now, now))
+    broken = next(p for p in (run / "cells" / "byol").glob("*.json") if json.loads(p.read_text())["status"] == "failed")
+    broken.write_text(json.dumps({**json.loads(broken.read_text()), "stages": ["older"]}))
+    os.utime(broken, (now, now))
+    entry = Records(run).entry(old)
+    assert entry is not None  # a failed cell builds on it
+    assert entry.failed
+
+
+def test_a_stage_is_sent_as_soon_as_the_table_has_a_result_of_it(run: Path) -> None:
+    table = run / "results.csv"
+    text = table.read_text()
+    table.write_text(text.splitlines()[0] + "\n")
+    syncer = Syncer(run, "offline", "study")
+    syncer.sync(final=False)
+    assert not list((run / "wandb").glob("offline-run-*-stage-*"))
+    table.write_text(text)
+    syncer.sync(final=False)
+    assert len(list((run / "wandb").glob("offline-run-*-stage-*"))) == 1
+
+
 def test_pr_curve_gives_the_average_precision() -> None:
     scores = [{"label": label, "scores": [1 - s, s]} for label, s in [(0, 0.1), (0, 0.4), (1, 0.35), (1, 0.8)]]
     table = pr_curve(scores, ["normal", "anomalous"])
@@ -69,19 +106,34 @@ def test_label_fraction_table() -> None:
 
 
 def test_settings_lose_paths_and_nothing_else() -> None:
+    own = {"out": 128, "root": 2, "cache": True, "sources": [1], "data_root": "x", "source": "y"}
     given = {
-        "name": "x",
-        "depth": 10,
-        "file": "/a/b",
-        "home": "~x",
-        "win": "C:\\x",
-        "root": "x",
-        "in": [{"p": "a/b"}, 1],
+        "dataset": {"name": "x", "depth": 10, "source": "ward.py:Mine", "root": "ward", "cache": "ward", "out": 3},
+        "encoder": {"name": "e", "source": "ward.py:Mine", "out": 4},
+        "methods": {"byol": own, "other": {"file": "/a/b", "home": "~x", "win": "C:\\x", "in": [{"p": "a/b"}, 1]}},
+        "sources": {"byol": "ward.py:BYOL"},
+        "protocol": {"seeds": [0], "out": 5},
     }
     gone = "(left out)"
-    assert settings_without_paths(given) == {
-        "name": "x", "depth": 10, "file": gone, "home": gone, "win": gone, "in": [{"p": gone}, 1]
-    }  # fmt: skip
+    assert public_settings(given) == {
+        "dataset": {"name": "x", "depth": 10, "out": 3},
+        "encoder": {"name": "e", "out": 4},
+        "methods": {"byol": own, "other": {"file": gone, "home": gone, "win": gone, "in": [{"p": gone}, 1]}},
+        "protocol": {"seeds": [0], "out": 5},
+    }
+
+
+def test_every_option_of_every_method_is_there(run: Path) -> None:
+    """Of the methods that come with voxbench: an entry's config names them all, `out` too."""
+    path = run / "config.yaml"
+    kinds = {name: registry.load("methods", name) for name in registry.names("methods")}
+    shipped = {name: kind.Options().model_dump(mode="json") for name, kind in kinds.items()}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "methods": shipped}))
+    entry = Records(run).entry(run / "stages" / "stage1" / "stage.json")
+    assert entry is not None
+    assert entry.config["settings"]["method"] == shipped["byol"]
+    assert entry.config["settings"]["method"]["out"] > 0
+    assert public_settings({"methods": shipped}) == {"methods": shipped}
 
 
 def test_error_name() -> None:
@@ -107,3 +159,10 @@ def test_error_name() -> None:
 )
 def test_redactor(run: Path, text: str, left: str | None) -> None:
     assert Redactor(run).text(text) == (text if left is None else left)
+
+
+def test_why_slices_were_not_drawn_stays_at_home_too(run: Path) -> None:
+    path = run / "stages" / "stage1" / "stage.json"
+    told = "ValueError: no slice of Miller's head"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "showcase_error": told}))
+    assert Redactor(run).text(f"<li>{told.replace(chr(39), '&#39;')}</li>") == "<li>Error (left out)</li>"

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from voxbench.benchmark.cli_prepare import prepare as cli_prepare
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import labels as sheet
-from voxbench.datasets.prepare import scans as sources
 from voxbench.datasets.prepare.command import PrepareOptions, gather, prepare
 from voxbench.datasets.prepare.reference import find_reference, parse_centroids
 from voxbench.datasets.prepare.store import Store
@@ -132,41 +131,9 @@ def test_sheets_of_all_kinds_agree(tmp_path: Path) -> None:
         labels, problems = sheet.read_labels(tmp_path / f"s.{kind}")
         assert problems == []
         assert labels.listed == {"7", "8"}
-        assert labels.known[("7", "left")] == sheet.Label("anomalous", "polyp")
+        assert labels.known[("7", "left")] == sheet.Label("anomalous", "polyp", "Polyp")
         assert labels.known[("7", "right")] == sheet.Label("normal", "normal")
         assert ("8", "left") not in labels.known
-
-
-def test_bids_tree(tmp_path: Path, save: Save) -> None:
-    for name in ("sub-01/anat/sub-01_T1w", "sub-01/anat/sub-01_FLAIR", "sub-02/ses-1/anat/sub-02_ses-1_FLAIR"):
-        save(f"{name}.nii.gz")
-    root = tmp_path / "scans"
-    (root / "participants.tsv").write_text("participant_id\nsub-01\nsub-02\nsub-03\n")
-    find = {"id_pattern": None, "modality": "auto", "converted": tmp_path / "c"}
-    with pytest.raises(DatasetError, match=r"FLAIR, T1w.*--suffix"):
-        sources.find_scans(root, suffix=None, **find)  # type: ignore[arg-type]
-    scans, problems = sources.find_scans(root, suffix="FLAIR", **find)  # type: ignore[arg-type]
-    assert [scan.patient for scan in scans] == ["01", "02"]
-    assert problems == ["participants.tsv row 4: sub-03 has no FLAIR scan"]
-
-
-def test_table_of_paths_and_patterns(tmp_path: Path, save: Save) -> None:
-    save("x/p1/t.nii.gz"), save("x/p2/t.nii.gz")
-    (tmp_path / "scans" / "list.csv").write_text("path,patient_id,modality\nx/p1/t.nii.gz,Ann,\nx/p2/t.nii.gz,Ben,ct\n")
-    find = {"suffix": None, "modality": "auto", "converted": tmp_path / "c"}
-    scans, problems = sources.find_scans(tmp_path / "scans" / "list.csv", id_pattern=None, **find)  # type: ignore[arg-type]
-    assert [(s.patient, s.modality) for s in scans] == [("Ann", "auto"), ("Ben", "ct")]
-    assert problems == []
-    scans, _ = sources.find_scans(tmp_path / "scans", id_pattern=r"(p\d)/", **find)  # type: ignore[arg-type]
-    assert [scan.patient for scan in scans] == ["p1", "p2"]
-
-
-def test_dicom_without_dcm2niix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "scans" / "ann").mkdir(parents=True)
-    (tmp_path / "scans" / "ann" / "1.dcm").write_bytes(bytes(128) + b"DICM")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DatasetError, match="install dcm2niix"):
-        sources.find_scans(tmp_path / "scans", suffix=None, id_pattern=None, modality="auto", converted=tmp_path / "c")
 
 
 def header(sform: int, qform: int, q_affine: np.ndarray | None = None) -> nib.Nifti1Image:
@@ -229,7 +196,7 @@ def test_mni152_is_known_and_no_patient(reference: Path, tmp_path: Path) -> None
     """A reference that lies among the scans is none of them; MNI152 needs no centroids."""
     assert find_reference(reference, None).points().tolist() == [[-25, 38, -66], [25, 38, -66]]
     given = options(reference.parent, tmp_path / "out")
-    scans, _, problems = gather(given, Store(given.out))
+    scans, _, problems, _ = gather(given, Store(given.out))
     assert scans == []
     assert "no head in here besides the reference" in problems[0]
 

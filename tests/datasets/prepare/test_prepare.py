@@ -150,6 +150,36 @@ def test_a_stop_loses_nothing(prepared: PrepareOptions, tmp_path: Path) -> None:
     assert prepare(given).done_now == 1
 
 
+def test_a_stop_in_another_recipe_mixes_nothing(prepared: PrepareOptions, tmp_path: Path) -> None:
+    """Until the new manifest is there, the old one and the crops that it names are as they were; then those go."""
+    shutil.copytree(prepared.out, tmp_path / "out")
+    given = replace(prepared, out=tmp_path / "out", mirror="none", size=16, samples_per_sinus=1)
+    old = {p: p.read_bytes() for p in (given.out / "crops").rglob("*.nii.gz")}
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if phase == "heads" and done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(given, stop)
+    assert {p: p.read_bytes() for p in old} == old
+    assert {nib.load(given.out / row["path"]).shape for row in rows(given.out / "manifest.csv")} == {(32, 32, 32)}
+    assert prepare(given).done_now == 1
+    assert {nib.load(p).shape for p in (given.out / "crops").rglob("*.nii.gz")} == {(16, 16, 16)}
+
+
+def test_a_patient_withdrawn_is_gone(prepared: PrepareOptions, tmp_path: Path) -> None:
+    shutil.copytree(prepared.out, tmp_path / "out")
+    (tmp_path / "scans").mkdir()
+    shutil.copyfile(prepared.scans / "Huber_Josef.nii.gz", tmp_path / "scans" / "Huber_Josef.nii.gz")
+    given = replace(prepared, scans=tmp_path / "scans", out=tmp_path / "out", labels=None)
+    code = crops_of(given, "Mueller_Anna", "left")[0]["code"]
+    assert any(code in p.name for p in given.out.rglob("*"))
+    assert prepare(given).crops == 6
+    assert not any(code in p.name for p in given.out.rglob("*"))
+    assert "Mueller" not in (given.out / "private" / "seen.json").read_text()
+
+
 def test_broken_scan_is_skipped_only_on_request(prepared: PrepareOptions, tmp_path: Path) -> None:
     shutil.copytree(prepared.out, tmp_path / "out")
     shutil.copytree(prepared.scans, tmp_path / "scans")

@@ -1,0 +1,90 @@
+"""Which scans there are: the kind of source is found out, and what cannot be is refused."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from voxbench.datasets.base import DatasetError
+from voxbench.datasets.prepare.dicom import from_dicom
+from voxbench.datasets.prepare.scans import (
+    PAIR,
+    Found,
+    Scan,
+    Search,
+    from_bids,
+    from_files,
+    from_table,
+    is_header,
+    is_nifti,
+    pair_problem,
+    walk,
+)
+
+
+def find_scans(source: Path, search: Search) -> Found:
+    """All scans, and every problem found on the way. Raises DatasetError if there is nothing at all to work on."""
+    if not source.exists():
+        raise DatasetError(f"{source}: there is no such file or folder")
+    if source.is_file() and source.name.lower().endswith((".csv", ".tsv", ".xlsx")):
+        search.without_effect(source, "a table of scans", "suffix", "id_pattern", "series")
+        found = from_table(source, search.modality)
+    elif source.is_file():
+        search.without_effect(source, "one file", "suffix", "series")
+        if source.name.lower().endswith(PAIR):
+            raise DatasetError(pair_problem(source))
+        found = from_files([source], source.parent, search)
+    elif any(source.glob("sub-*/anat")) or any(source.glob("sub-*/ses-*/anat")):
+        search.without_effect(source, "a BIDS tree", "id_pattern", "series")
+        found = from_bids(source, search.suffix, search.modality)
+    else:
+        files = list(walk(source))
+        if any(is_nifti(path) or is_header(path) for path in files):
+            refuse_parts_of_bids(source, files, search.id_pattern)
+            search.without_effect(source, "a folder of NIfTI", "suffix", "series")
+            found = from_files(files, source, search)
+        else:
+            search.without_effect(source, "no folder of NIfTI", "suffix", "id_pattern")
+            found = from_dicom(source, search)
+    if not found.scans and not found.problems:
+        raise DatasetError(f"{source}: no scan (.nii or .nii.gz) in here")
+    found.problems += duplicates(found.scans)
+    refuse_unwritable_names(found)
+    return found
+
+
+def refuse_parts_of_bids(root: Path, files: Sequence[Path], id_pattern: str | None) -> None:
+    """Raises DatasetError if files are named as in BIDS: sub-01_T1w and sub-01_FLAIR are not two patients."""
+    for path in files:
+        if is_nifti(path) and re.match("sub-[^_]+_", path.name) and id_pattern is None:
+            raise DatasetError(
+                f"{root}: {path.name} is named as in a BIDS tree; name the tree's root (which holds sub-*/anat), or "
+                "say which part of a path is the patient: --id-pattern 'sub-([^_/]+)'"
+            )
+
+
+def duplicates(scans: Sequence[Scan]) -> list[str]:
+    """A line a patient with more than one scan: labels could not be told apart."""
+    by_patient: dict[str, list[Scan]] = defaultdict(list)
+    for scan in scans:
+        by_patient[scan.patient].append(scan)
+    return [
+        f"patient {patient} has {len(found)} scans ({', '.join(str(s.path) for s in found)}); keep one, "
+        "or give a CSV of path,patient_id that lists one scan of each patient (of several sessions or runs, too)"
+        for patient, found in sorted(by_patient.items())
+        if len(found) > 1
+    ]
+
+
+def refuse_unwritable_names(found: Found) -> None:
+    """Names that are no UTF-8 could be written to no table; they become problems."""
+    for scan in list(found.scans):
+        try:
+            f"{scan.path.resolve()}{scan.path}{scan.patient}".encode()
+        except UnicodeEncodeError:
+            shown = f"{scan.path} of {scan.patient}".encode(errors="backslashreplace").decode()
+            found.problems.append(f"{shown}: the name is not UTF-8; rename the file or folder")
+            found.scans.remove(scan)
+    found.problems[:] = [line.encode(errors="backslashreplace").decode() for line in found.problems]

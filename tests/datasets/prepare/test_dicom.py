@@ -1,0 +1,120 @@
+"""DICOM folders. A program named dcm2niix stands in: it writes NIfTI files named as the real one names them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from voxbench.datasets.base import DatasetError
+from voxbench.datasets.prepare.command import prepare
+from voxbench.datasets.prepare.find import find_scans
+from voxbench.datasets.prepare.scans import Found, Search
+from voxbench.datasets.prepare.store import Store
+
+from .conftest import options
+
+STAND_IN = """#!{python}
+import sys
+from pathlib import Path
+import nibabel, numpy
+out, pattern = Path(sys.argv[sys.argv.index("-o") + 1]), sys.argv[sys.argv.index("-f") + 1]
+for number, path in enumerate(sorted(Path(sys.argv[-1]).rglob("*.dcm")), start=2):
+    series = path.read_bytes()[132:].decode()
+    name = pattern.replace("%d", series).replace("%s", str(number)) + ".nii.gz"
+    if series == "torn":
+        (out / name).write_bytes(b"half of it")
+        sys.exit("Error: disk full")
+    if series != "report":
+        data = numpy.random.default_rng(number).normal(100, 10, (24, 24, 24)).astype("float32")
+        nibabel.save(nibabel.Nifti1Image(data, numpy.diag([4.0, 4.0, 4.0, 1.0])), out / name)
+with open({log!r}, "a") as log:
+    log.write(sys.argv[-1] + "\\n")
+"""
+
+
+def dicom(folder: Path, *series: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(series):
+        (folder / f"{number}.dcm").write_bytes(bytes(128) + b"DICM" + name.encode())
+
+
+def find(folder: Path, series: str | None = None) -> Found:
+    return find_scans(folder / "scans", Search(folder=Store(folder / "out"), series=series))
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Puts the program on the PATH; the file lists the folders it has converted."""
+    program = tmp_path / "bin" / "dcm2niix"
+    program.parent.mkdir()
+    log = tmp_path / "calls"
+    log.touch()
+    program.write_text(STAND_IN.format(python=sys.executable, log=str(log)))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return log
+
+
+def test_without_dcm2niix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dicom(tmp_path / "scans" / "ann", "t1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DatasetError, match="install dcm2niix"):
+        find(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_converted_once_and_again_when_it_changes(tmp_path: Path, calls: Path) -> None:
+    dicom(tmp_path / "scans" / "sub-ann", "t1")
+    first = find(tmp_path)
+    assert [scan.patient for scan in first.scans] == ["ann"]
+    assert first.scans[0].path.name == "t1_2.nii.gz"
+    assert find(tmp_path).scans == first.scans
+    assert len(calls.read_text().splitlines()) == 1
+    dicom(tmp_path / "scans" / "sub-ann", "flair")
+    changed = find(tmp_path).scans[0].path
+    assert changed.name == "flair_2.nii.gz"
+    assert len(list((tmp_path / "out" / "private" / "converted").iterdir())) == 1
+    assert stat.S_IMODE((tmp_path / "out" / "private").stat().st_mode) == 0o700
+
+
+def test_several_series_are_listed_and_one_is_chosen(tmp_path: Path, calls: Path) -> None:
+    """The same command again says the same: a conversion does not lock the output folder."""
+    dicom(tmp_path / "scans" / "ann", "localizer", "T1_mprage", "T2_tse")
+    dicom(tmp_path / "scans" / "ben", "T1_mprage")
+    (tmp_path / "sheet.csv").write_text("patient,side,finding\nann,left,polyp\nben,left,normal\n")
+    given = options(tmp_path / "scans", tmp_path / "out", labels=tmp_path / "sheet.csv")
+    for _ in range(2):
+        with pytest.raises(DatasetError) as caught:
+            prepare(given)
+        lines = [line for line in caught.value.problems if "series" in line]
+        assert "ann: 3 series (T1_mprage_3, T2_tse_4, localizer_2); choose one with --series" in lines[0]
+        assert not any("spreadsheet" in line for line in caught.value.problems)
+        assert "nothing was written" not in caught.value.message
+    found = find(tmp_path, "^t1_")
+    assert [(scan.patient, scan.path.name) for scan in found.scans] == [
+        ("ann", "T1_mprage_3.nii.gz"), ("ben", "T1_mprage_2.nii.gz"),
+    ]  # fmt: skip
+    assert "no series fits --series flair; there are: T1_mprage_3" in find(tmp_path, "flair").problems[0]
+
+
+def test_a_conversion_that_failed_midway_is_not_believed(tmp_path: Path, calls: Path) -> None:
+    dicom(tmp_path / "scans" / "ann", "torn")
+    dicom(tmp_path / "scans" / "ben", "report")
+    for _ in range(2):
+        found = find(tmp_path)
+        assert found.scans == []
+        assert "ann: dcm2niix failed: Error: disk full" in found.problems[0]
+        assert "ben: dcm2niix made no volume of it" in found.problems[1]
+
+
+def test_output_among_the_dicom_folders_is_no_patient(tmp_path: Path, calls: Path) -> None:
+    dicom(tmp_path / "scans" / "ann", "t1")
+    folder = Store(tmp_path / "scans" / "out")
+    for _ in range(2):
+        found = find_scans(tmp_path / "scans", Search(folder=folder))
+        assert [scan.patient for scan in found.scans] == ["ann"]
+        dicom(folder.root / "copy", "t1")
