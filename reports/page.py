@@ -22,7 +22,7 @@ from voxbench.reports.conclusion import conclude
 from voxbench.reports.grid import Grid
 from voxbench.reports.plots.calibration import calibration
 from voxbench.reports.plots.cost import cost
-from voxbench.reports.plots.examples import examples
+from voxbench.reports.plots.examples import examples, real_images
 from voxbench.reports.plots.forest import forest
 from voxbench.reports.plots.learning_curve import learning_curve
 from voxbench.reports.plots.pr_curves import pr_curves
@@ -211,9 +211,10 @@ def _width(plot: Plot) -> int:
 
 def _phantom(grid: Grid) -> str:
     note = str(grid.dataset.get("note") or "")
-    if grid.dataset.get("is_phantom"):
-        return f"{grid.name} is a phantom: made by a program, not from patients. {note}".strip()
-    return note
+    if not grid.dataset.get("is_phantom"):
+        return note
+    made = "real anatomy with findings made by a program" if real_images(grid.dataset) else "made by a program"
+    return f"{grid.name} is a phantom: {made}; nothing about patients follows from it. {note}".strip()
 
 
 def _failed_stages(grid: Grid) -> list[str]:

@@ -332,6 +332,8 @@ def _stages(folder: Path, standing: Set[str], remarks: list[str]) -> Iterator[St
         if path.parent.name not in standing:
             continue
         record = _json(path, needed=True)
+        if error := record.get("showcase_error"):
+            remarks.append(f"stage {record.get('stage')} of {record.get('method')} shows no slices: {error}")
         collapse = record.get("collapse")
         try:
             yield Stage(

@@ -79,3 +79,19 @@ def test_results_without_their_record_are_said(make_run: MakeRun) -> None:
     read = read_run(run)
     assert [stage.key for stage in read.stages] == ["residual-stage"]  # fold 1 builds on it too
     assert any(remark.startswith("cells/: 2 of 4 results have no readable record") for remark in read.remarks)
+
+
+def test_slices_that_could_not_be_drawn_are_a_remark(make_run: MakeRun) -> None:
+    run = make_run(**SMALL)
+    change(run / "stages" / "residual-stage" / "stage.json", showcase_error="RuntimeError: no such shape")
+    assert any("residual shows no slices: RuntimeError" in remark for remark in read_run(run).remarks)
+
+
+def test_a_proof_that_covers_less_than_the_table_is_not_called_clean(make_run: MakeRun) -> None:
+    run = make_run(**SMALL)
+    rows = len(read_run(run).rows)
+    change(run / "audit.json", n_cells=rows)
+    assert "Clean: no test patient" in write_report(run).page.read_text(encoding="utf-8")
+    change(run / "audit.json", n_cells=rows - 1)
+    page = write_report(run).page.read_text(encoding="utf-8")
+    assert f"covers {rows - 1} of {rows} cells" in page and "Clean: no test patient" not in page
