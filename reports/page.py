@@ -210,11 +210,10 @@ def _width(plot: Plot) -> int:
 
 
 def _phantom(grid: Grid) -> str:
-    note = str(grid.dataset.get("note") or "")
     if not grid.dataset.get("is_phantom"):
-        return note
+        return ""
     made = "real anatomy with findings made by a program" if real_images(grid.dataset) else "made by a program"
-    return f"{grid.name} is a phantom: {made}; nothing about patients follows from it. {note}".strip()
+    return f"{grid.name} is a phantom: {made}; nothing about patients follows from it."
 
 
 def _failed_stages(grid: Grid) -> list[str]:

@@ -288,7 +288,6 @@ class RunMaker:
                 "sources": {"encoder": self.encoder_source, "dataset": None},
                 "official_split": self.official,
                 "official_split_sizes": self._official_sizes(),
-                "note": "A simulated cohort." if self.is_phantom else "",
             },
         )
         _write_json(
