@@ -11,7 +11,6 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from voxbench.benchmark import registry
 from voxbench.benchmark.audit import Audit, Served, audit_plan, audit_seen
 from voxbench.benchmark.config import Config, Runtime, merge
 from voxbench.benchmark.errors import BenchError
@@ -254,11 +253,6 @@ def _describe(run: Run) -> dict[str, Any]:
         "real_images": run.dataset.real_images,
         "official_split": run.dataset.has_official_split,
         "official_split_sizes": _official_sizes(run),
-        # of a third party's files: runs of unlike ones cannot be compared
-        "sources": {
-            "encoder": registry.source_digest("encoders", run.config.encoder.spec),
-            "dataset": registry.source_digest("datasets", run.config.dataset.spec),
-        },
         "n_labelled": len(labelled),
         "n_labelled_patients": len({item.patient for item in labelled}),
         "n_pool": len(items) - len(labelled),

@@ -92,25 +92,26 @@ def _check_files(first: RunFolder, other: RunFolder) -> None:
 
 
 def _digests(run: RunFolder) -> Mapping[str, frozenset[str]]:
-    """Digests of the sources of methods, encoder and dataset.
+    """Digests of the sources of methods and encoder, as the records of the standing cells tell them.
 
-    Of methods as the records of the standing cells tell it, of the others as dataset.json's `sources` does. Of what
-    comes from a file it must be told; what else an older folder does not tell is not compared.
+    Of what comes from a file it must be told; what else an older folder does not tell is not compared.
     """
     encoder = run.config.get("encoder") or {}
-    from_files = [f"method {name}" for name in run.config.get("sources") or ()]
-    from_files += [f"encoder {encoder.get('name')}"] if encoder.get("source") else []
-    found: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {f"method {name}": {_NOT_TOLD} for name in run.config.get("sources") or ()}
+    if encoder.get("source"):
+        found[f"encoder {encoder.get('name')}"] = {_NOT_TOLD}
     for row in run.rows:
         try:
             record = json.loads((run.path / "cells" / row.place.method / f"{row.key}.json").read_text(encoding="utf-8"))
-            found.setdefault(f"method {row.place.method}", set()).add(record["source"] or _BUILT_IN)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError):
             continue  # a folder without its records still has its tables
-    names = {"encoder": encoder.get("name"), "dataset": run.dataset_name}
-    for kind, digest in (run.dataset.get("sources") or {}).items():
-        found[f"{kind} {names.get(kind)}"] = {digest or _BUILT_IN}
-    return {name: frozenset(digests) for name, digests in ({name: {_NOT_TOLD} for name in from_files} | found).items()}
+        for name, key in (
+            (f"method {row.place.method}", "source"),
+            (f"encoder {encoder.get('name')}", "encoder_digest"),
+        ):
+            if key in record:
+                found[name] = found.get(name, set()) - {_NOT_TOLD} | {record[key] or _BUILT_IN}
+    return {name: frozenset(digests) for name, digests in found.items()}
 
 
 def _said(settings: Mapping[str, Any], key: str) -> str:

@@ -66,7 +66,7 @@ class RunMaker:
     protocol: str = "strict"
     extra_config: Mapping[str, Any] = field(default_factory=dict)
     method_source: str | None = None  # digest of the methods' file; None: built in
-    encoder_source: str | None = None
+    encoder_digest: str = "e0"  # of its options and its file or package
     encoder_file: str | None = None
     predicted_column: bool = True
     fail: Callable[[str, float, int, int], str] = lambda *_: ""  # -> error of a failed cell, or ""
@@ -166,6 +166,7 @@ class RunMaker:
             "threshold": threshold,
             "stages": [] if self.methods[method] == 0.9 else [f"{method}-stage"],
             "source": self.method_source,
+            "encoder_digest": self.encoder_digest,
             "error": error,
         }
         if error:
@@ -285,7 +286,6 @@ class RunMaker:
                 "fingerprint": self.fingerprint,
                 "is_phantom": self.is_phantom,
                 "real_images": not self.is_phantom,
-                "sources": {"encoder": self.encoder_source, "dataset": None},
                 "official_split": self.official,
                 "official_split_sizes": self._official_sizes(),
             },

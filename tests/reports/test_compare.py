@@ -70,7 +70,7 @@ def test_too_few_blocks_for_a_diagram_are_said(make_run: MakeRun, tmp_path: Path
         ({"fingerprint": "beef"}, r"dataset fingerprint of sinus-phantom is 'beef' there and 'f00d' here"),
         ({"salt": "q"}, "another salt"),
         ({"method_source": "beef"}, "the source of method byol is beef there and built in here"),
-        ({"encoder_source": "beef"}, "the source of encoder resnet is beef there and built in here"),
+        ({"encoder_digest": "beef"}, "the source of encoder resnet is beef there and e0 here"),
     ],
 )
 def test_incompatible_runs_name_the_key(make_run: MakeRun, tmp_path: Path, knobs: dict[str, object], said: str) -> None:
@@ -108,7 +108,7 @@ def test_every_two_of_several_runs_are_checked(make_run: MakeRun, tmp_path: Path
 
 
 def test_where_a_file_lies_and_what_an_audit_refuses_may_differ(make_run: MakeRun, tmp_path: Path) -> None:
-    same = GRID | {"method_source": "beef", "encoder_source": "f00d"}
+    same = GRID | {"method_source": "beef", "encoder_digest": "f00d"}
     runs = [
         make_run(
             name,
@@ -125,10 +125,10 @@ def test_where_a_file_lies_and_what_an_audit_refuses_may_differ(make_run: MakeRu
 
 def test_a_file_of_which_no_digest_is_told_cannot_be_compared(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run(f"run{seed}", seeds=(seed,), encoder_file="enc.py:Mine", **GRID) for seed in (0, 1)]
-    for run in runs:  # as before dataset.json had it
-        about = json.loads((run / "dataset.json").read_text(encoding="utf-8"))
-        del about["sources"]
-        (run / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+    for path in (path for run in runs for path in run.glob("cells/*/*.json")):  # as before records had it
+        record = json.loads(path.read_text(encoding="utf-8"))
+        del record["encoder_digest"]
+        path.write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(ReportError, match="the source of encoder resnet is not told there and not told here"):
         compare(runs, tmp_path / "out")
 
