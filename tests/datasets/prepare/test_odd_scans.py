@@ -33,7 +33,7 @@ def noise(shape: tuple[int, int, int] = (24, 24, 24), mean: float = 100.0) -> np
 def test_one_file_for_two_patients(tmp_path: Path, save: Save, reference: Path) -> None:
     path = save("a.nii.gz")
     (tmp_path / "scans.csv").write_text(f"path,patient_id\n{path},A\n{path},B\n")
-    scans, _, problems = gather(options(tmp_path / "scans.csv", tmp_path / "out"), Store(tmp_path / "out"))
+    scans, _, problems, _ = gather(options(tmp_path / "scans.csv", tmp_path / "out"), Store(tmp_path / "out"))
     assert len(scans) == 2 and not problems
     assert "of another patient" in twins(scans, {path: "sha"})[0]
 
