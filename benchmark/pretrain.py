@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from voxbench.benchmark.assemble import build_method, placed
+from voxbench.benchmark.config import StageRecipe
 from voxbench.benchmark.context import Context, Progress
 from voxbench.benchmark.costs import Meter, device_name
 from voxbench.benchmark.keys import RESULT_VERSION, derive_seed
@@ -31,20 +32,10 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
     Raises NonFiniteLossError if it diverges, MethodError if the method cannot work with the data.
     """
     method, stage = _rebuilt(context, plan)
-    recipe = context.config.prior if stage.budget == "prior" else context.config.pretrain
+    recipe = _recipe(context, stage)
     placed(method, context.device)
     with Meter(context.device) as meter:
-        targets = _targets(context, plan, stage, method)
-        loader = Loader(
-            context.bank,
-            plan.members,
-            batch=recipe.batch,
-            policy=context.policies[stage.augmentation],
-            seed=derive_seed(plan.seed, plan.fold, plan.method, stage.name),
-            device=context.device,
-            views=stage.views,
-            targets=targets,
-        )
+        loader = _loader(context, plan, stage, method)
         per_step = loader.batch * stage.views
         training = start(stage.module, recipe, max(1, math.ceil(recipe.volumes / per_step)))
         watch = _Watch(context, plan, stage, loader, progress)
@@ -110,11 +101,26 @@ def _batch(draw: Draw) -> Batch:
     return Batch(views=draw.views, target=draw.target, rng=draw.rng)
 
 
-def _targets(context: Context, plan: StagePlan, stage: Stage, method: Method) -> Targets | None:
-    if stage.targets is None:
-        return None
-    folder = context.store.stage_folder(plan.key)
-    return Targets(folder, stage.targets, method, context.bank, plan.members, context.device)
+def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method) -> Loader:
+    """Draws of the stage's volumes, with their targets where it has any (computing those is part of its cost)."""
+    targets = None
+    if stage.targets is not None:
+        folder = context.store.stage_folder(plan.key)
+        targets = Targets(folder, stage.targets, method, context.bank, plan.members, context.device)
+    return Loader(
+        context.bank,
+        plan.members,
+        batch=_recipe(context, stage).batch,
+        policy=context.policies[stage.augmentation],
+        seed=derive_seed(plan.seed, plan.fold, plan.method, stage.name),
+        device=context.device,
+        views=stage.views,
+        targets=targets,
+    )
+
+
+def _recipe(context: Context, stage: Stage) -> StageRecipe:
+    return context.config.prior if stage.budget == "prior" else context.config.pretrain
 
 
 class _Watch:
