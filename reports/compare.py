@@ -60,6 +60,9 @@ def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _check_protocol(first: RunFolder, other: RunFolder) -> None:
     """Methods may differ between runs, but not the options of a method that both have."""
     ours, theirs = dict(_settings(first.config)), dict(_settings(other.config))
+    if first.dataset.get("official_split") and other.dataset.get("official_split"):
+        for settings in (ours, theirs):
+            settings.pop("protocol.folds", None)  # planned, but never made
     shared = set(first.config.get("methods") or ()) & set(other.config.get("methods") or ())
     for key in sorted(ours.keys() | theirs.keys()):
         section, _, rest = key.partition(".")
@@ -144,7 +147,9 @@ def _merge(runs: Sequence[RunFolder]) -> RunFolder:
                 units.pop(row.place, None)
                 if row.place in run.units:
                     units[row.place] = run.units[row.place]
-        stages |= {stage.key: stage for stage in run.stages}
+        for stage in run.stages:
+            if stage.key not in stages or stages[stage.key].status != "ok":
+                stages[stage.key] = stage
     protocols = [run.config.get("protocol") or {} for run in runs]
     joined = {
         name: sorted({value for protocol in protocols for value in protocol.get(name) or ()})

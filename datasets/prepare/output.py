@@ -115,4 +115,4 @@ def write_all(
     store.write(root / "index.html", sheet.page(records, failures, pictures))
     store.write(root / "excluded.csv", store.table(store.EXCLUDED, tables.excluded))
     store.write(root / "manifest.csv", store.table(store.MANIFEST, tables.manifest))
-    folder.keep_only(records)
+    folder.keep_only(records, {Path(row["scan"]) for row in tables.sources})

@@ -13,8 +13,9 @@ import io
 import json
 import os
 import secrets
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,8 @@ class Store:
         """Whether all files of a head are there."""
         return all((self.root / name).is_file() for name in record["files"])
 
-    def keep_only(self, records: Mapping[str, Record]) -> None:
-        """Delete crops, pictures and records that no head of this call has: a patient withdrawn is gone.
+    def keep_only(self, records: Mapping[str, Record], scans: Collection[Path]) -> None:
+        """Delete crops, pictures, records and conversions that this call does not have: a patient withdrawn is gone.
 
         Only after the manifest is written, so that a stop before it leaves what the old manifest names.
         """
@@ -123,6 +124,10 @@ class Store:
         for empty in self.root.glob("crops/p*"):
             if empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()
+        converted = {scan.parent for scan in scans}
+        for folder in self.private.glob("converted/*"):
+            if folder not in converted:
+                shutil.rmtree(folder)
 
 
 def code_of(key: bytes, patient: str) -> str:

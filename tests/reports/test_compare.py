@@ -80,6 +80,24 @@ def test_incompatible_runs_name_the_key(make_run: MakeRun, tmp_path: Path, knobs
     assert not (tmp_path / "out").exists()
 
 
+def test_folds_that_an_official_split_never_makes_may_differ(make_run: MakeRun, tmp_path: Path) -> None:
+    planned = {"name": "strict", "folds": 5, "seeds": [1], "fractions": [0.1], "val_share": 0.2}
+    one = make_run("one", official=True, seeds=(0,), **GRID)
+    two = make_run("two", official=True, seeds=(1,), extra_config={"protocol": planned}, **GRID)
+    compare([one, two], tmp_path / "out")
+    assert {row["n_cells"] for row in estimates(tmp_path / "out")} == {"2"}
+
+
+def test_a_stage_that_failed_elsewhere_does_not_stand_for_one_that_did_not(make_run: MakeRun, tmp_path: Path) -> None:
+    one, two = make_run("one", seeds=(0,), **GRID), make_run("two", seeds=(1,), **GRID)
+    record = two / "stages" / "byol-stage" / "stage.json"
+    failed = {"status": "failed", "error": "the loss is nan", "curve": []}
+    record.write_text(json.dumps(json.loads(record.read_text()) | failed))
+    for runs in ([one, two], [two, one]):
+        compare(runs, tmp_path / "out")
+        assert (tmp_path / "out" / "plots" / "pretraining-byol-pretrain.svg").is_file()
+
+
 def test_pictures_of_the_user_survive_and_plots_that_are_no_more_do_not(make_run: MakeRun, tmp_path: Path) -> None:
     theirs = tmp_path / "out" / "plots" / "forest-of-mine.png"
     theirs.parent.mkdir(parents=True)

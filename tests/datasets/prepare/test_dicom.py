@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ for number, path in enumerate(sorted(Path(sys.argv[-1]).rglob("*.dcm")), start=2
         (out / name).write_bytes(b"half of it")
         sys.exit("Error: disk full")
     if series != "report":
-        data = numpy.random.default_rng(number).normal(100, 10, (24, 24, 24)).astype("float32")
+        data = numpy.random.default_rng([number, *series.encode()]).normal(100, 10, (24, 24, 24)).astype("float32")
         nibabel.save(nibabel.Nifti1Image(data, numpy.diag([4.0, 4.0, 4.0, 1.0])), out / name)
 with open({log!r}, "a") as log:
     log.write(sys.argv[-1] + "\\n")
@@ -99,6 +100,17 @@ def test_several_series_are_listed_and_one_is_chosen(tmp_path: Path, calls: Path
         ("ann", "T1_mprage_3.nii.gz"), ("ben", "T1_mprage_2.nii.gz"),
     ]  # fmt: skip
     assert "no series fits --series flair; there are: T1_mprage_3" in find(tmp_path, "flair").problems[0]
+
+
+def test_a_conversion_goes_with_its_patient(tmp_path: Path, calls: Path, reference: Path) -> None:
+    for name in ("ann", "ben"):
+        dicom(tmp_path / "scans" / name, f"t1_{name}")
+    given = options(tmp_path / "scans", tmp_path / "out")
+    prepare(given)
+    shutil.rmtree(tmp_path / "scans" / "ann")
+    prepare(given)
+    assert [p.name for p in (tmp_path / "out" / "private" / "converted").rglob("*.nii.gz")] == ["t1_ben_2.nii.gz"]
+    assert len(calls.read_text().splitlines()) == 2
 
 
 def test_a_conversion_that_failed_midway_is_not_believed(tmp_path: Path, calls: Path) -> None:
