@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -118,6 +121,25 @@ def test_one_process_gives_the_table_of_two_to_the_last_digit(whole: Path, bench
     again = without_costs(tmp_path / "again")
     assert len(again) == 6 * 3
     assert again == [row for row in without_costs(whole) if row["fraction"] == "0.3"]
+
+
+def test_the_command_on_the_page_names_the_same_grid(
+    whole: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As typed from the page, into the folder that is there: every cell of its plan is already done."""
+    page = (whole / "report" / "index.html").read_text(encoding="utf-8")
+    blocks = re.findall(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL)
+    shown = next(block for block in blocks if "bench run" in block)
+    words = shlex.split(html.unescape(shown).splitlines()[-1])
+    places = {"RUN/config.yaml": str(whole / "config.yaml"), "AGAIN": str(whole)}
+    typed = [places.get(word, word) for word in words]
+    monkeypatch.setattr(sys, "argv", [*typed, "--cache", str(cache), "--device", "cpu", "--dry-run"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process goes on
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    said = capfd.readouterr().out
+    assert [said.count(done) for done in ("18/18", " 7/7", " 6/6")] == [1, 4, 1]
 
 
 def test_the_same_command_again_computes_nothing(bench: Bench, tmp_path: Path) -> None:
