@@ -8,17 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from voxbench.datasets.base import DatasetError
-from voxbench.datasets.prepare.command import PrepareOptions, PrepareResult
-from voxbench.datasets.prepare.command import prepare as prepare_heads
-from voxbench.datasets.prepare.quality import Limits
+from voxbench.datasets.prepare.limits import Limits
 
-USER_ERROR = 2
 INTERRUPTED = 130
-NAMES = {"check": "reading the scans", "heads": "locating the sinuses"}
 
 
 class Modality(StrEnum):
@@ -93,7 +86,9 @@ def prepare(
         bool, typer.Option("--skip-broken", help="Go on without unreadable scans; they are listed in excluded.csv.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of registration and of the crops' centres.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes, a head each [all cores].")] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes, a head each; not given: one a core, as memory allows.", show_default=False)
+    ] = 0,
 ) -> None:
     """Find both maxillary sinuses in every head scan and cut them out, ready for `bench run --dataset OUT`.
 
@@ -102,7 +97,9 @@ def prepare(
 
     Example: bench prepare scans/ --labels findings.xlsx --out prepared
     """
-    console, problems = Console(), Console(stderr=True)
+    from voxbench.benchmark import command_prepare  # brings SimpleITK, which `--help` can do without
+    from voxbench.datasets.prepare.command import PrepareOptions
+
     options = PrepareOptions(
         scans=scans, out=out, labels=labels, sheet=sheet, suffix=suffix, id_pattern=id_pattern,
         series=series, modality=modality.value, reference=reference, centroids=centroids,
@@ -110,47 +107,10 @@ def prepare(
         seed=seed, limits=Limits(inside=min_inside, turn=max_turn), pool_unlisted=pool_unlisted,
         skip_broken=skip_broken, workers=workers,
     )  # fmt: skip
-    bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    shown: dict[str, TaskID] = {}
-
-    def tell(phase: str, done: int, total: int) -> None:
-        if phase not in shown:
-            shown[phase] = bars.add_task(NAMES[phase], total=total)
-        bars.update(shown[phase], completed=done, total=total)
-
     try:
-        with bars:
-            result = prepare_heads(options, tell)
-    except DatasetError as error:
-        problems.print(escape(str(error)), style="red", soft_wrap=True, highlight=False)
-        raise typer.Exit(USER_ERROR) from error
+        command_prepare.execute(options, Console())
     except KeyboardInterrupt as error:
-        problems.print("stopped; finished heads are kept, and the same command goes on from there", soft_wrap=True)
+        Console(stderr=True).print(
+            "stopped: finished heads are kept, and the same command goes on from there", soft_wrap=True
+        )
         raise typer.Exit(INTERRUPTED) from error
-    summarise(result, console)
-
-
-def summarise(result: PrepareResult, console: Console) -> None:
-    """What was done, what was refused, and what to do next."""
-    kept = result.heads - result.done_now
-    console.print(
-        f"{result.heads} heads ({result.done_now} worked on now, {max(kept, 0)} kept): {result.crops} crops, "
-        f"{result.labelled} sinuses with a label, {len(result.excluded)} sinuses refused",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for note in result.notes:
-        console.print(escape(f"  note: {note}"), highlight=False, soft_wrap=True)
-    for row in result.excluded[:10]:
-        line = f"  refused {row['patient_id']} {row['side']}: {row['reason']}"
-        console.print(escape(line), highlight=False, soft_wrap=True)
-    if len(result.excluded) > 10:
-        console.print(f"  ... and {len(result.excluded) - 10} more", highlight=False, soft_wrap=True)
-    if result.excluded:
-        who = result.out / "private" / "sources.csv"
-        console.print(f"  all of them in excluded.csv; who they are: {who}", soft_wrap=True, highlight=False)
-    console.print(f"look at {result.out / 'index.html'} first", soft_wrap=True, highlight=False)
-    console.print(f"then: bench run --dataset {result.out}", soft_wrap=True, highlight=False)

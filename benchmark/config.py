@@ -283,8 +283,11 @@ def _filled(kind: Literal["datasets", "encoders"], plugin: PluginConfig) -> dict
 
 def _readable(error: ValidationError, where: str, fields: Mapping[str, Any]) -> str:
     lines = []
-    for problem in error.errors():
+    found = error.errors()
+    for problem in found:
         path = [str(part) for part in problem["loc"]]
+        if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in found):
+            continue  # its items are wrong, and have a line each
         key = ".".join(filter(None, [where, *path]))
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}: no such setting: {nearest(path[-1], _known(fields, path[:-1]))}")

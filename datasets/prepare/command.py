@@ -25,7 +25,7 @@ from voxbench.datasets.prepare import output, store
 from voxbench.datasets.prepare.find import find_scans
 from voxbench.datasets.prepare.head import Recipe, Task, check_scan, do_head
 from voxbench.datasets.prepare.labels import Labels, match, read_labels
-from voxbench.datasets.prepare.quality import Limits
+from voxbench.datasets.prepare.limits import Limits
 from voxbench.datasets.prepare.reference import find_reference
 from voxbench.datasets.prepare.scans import Found, Scan, ScanModality, Search
 

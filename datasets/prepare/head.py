@@ -12,6 +12,7 @@ import numpy as np
 
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import crop, picture, quality, store
+from voxbench.datasets.prepare.limits import Limits
 from voxbench.datasets.prepare.pyramid import STAGES_MM, Pyramid, Target, make_pyramid
 from voxbench.datasets.prepare.quality import SIDES
 from voxbench.datasets.prepare.reference import Reference
@@ -27,7 +28,7 @@ class Recipe:
     """Everything besides the scan that decides a head's crops."""
 
     reference: Reference
-    limits: quality.Limits
+    limits: Limits
     samples: int
     spread_mm: float
     crop_mm: float

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from voxbench.datasets.prepare.limits import Limits
 from voxbench.datasets.prepare.pyramid import Pyramid, Target, information
 from voxbench.datasets.prepare.register import Registration
 from voxbench.datasets.prepare.volume import Matrix, Volume, inside_scan, nearest_rotation, rotation_angle
@@ -22,21 +23,6 @@ SINUS_RADII_MM = (14.0, 18.0, 18.0)  # of an ellipsoid about as large as an adul
 LATTICE_MM = 3.0
 NEAR_MM = 34.0  # half a cube around the sinus in which tissue is looked for
 MIN_EXPECTED = 60  # points of tissue that a sector of the reference must have to be judged
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Thresholds of refusal."""
-
-    information: float = 0.46  # nats
-    scale: tuple[float, float] = (0.70, 1.25)  # principal stretches of reference -> head
-    stretch_ratio: float = 1.35  # largest over smallest principal stretch
-    turn: float = 120.0  # degrees against the affine
-    agreement: float = 8.0  # mm between two independent registrations, at the sinus
-    inside: float = 0.85  # share of the sinus inside the scan
-    tissue: float = 0.50  # share of the reference's tissue around the sinus, where scanned, that is tissue there too
-    sector: float = 0.55  # the same in each direction
-    likeness: float = 0.53  # nats of mutual information around the sinus alone
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from voxbench.datasets.prepare.command import PrepareOptions, prepare
-from voxbench.datasets.prepare.quality import Limits
+from voxbench.datasets.prepare.limits import Limits
 from voxbench.datasets.prepare.volume import Volume
 
 from . import heads

@@ -11,10 +11,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from voxbench.datasets.prepare.command import PrepareOptions
+from voxbench.datasets.prepare.limits import Limits
 from voxbench.datasets.prepare.pyramid import Target, make_pyramid, make_target
 from voxbench.datasets.prepare.quality import (
     SIDES,
-    Limits,
     apply,
     head_figures,
     judge_head,

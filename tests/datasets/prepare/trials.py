@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from voxbench.datasets.prepare.limits import Limits
 from voxbench.datasets.prepare.pyramid import Target, make_pyramid, make_target
 from voxbench.datasets.prepare.quality import (
     SIDES,
-    Limits,
     apply,
     head_figures,
     judge_head,
