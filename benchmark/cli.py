@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,13 +146,12 @@ def run(
         wandb=wandb.value if wandb else None,
         wandb_project=wandb_project,
     )
-    try:
-        code = command_run.execute(given, console)
-    except KeyboardInterrupt:
-        problems.print("stopped: what is done is kept, and the same command goes on from there", soft_wrap=True)
-        sys.stdout.flush()
-        os._exit(INTERRUPTED)  # worker processes are gone, and threads that wait for them need not be waited for
-    raise typer.Exit(code)
+    with suppress(KeyboardInterrupt):
+        raise typer.Exit(command_run.execute(given, console))
+    problems.print("stopped: what is done is kept, and the same command goes on from there", soft_wrap=True)
+    sys.stdout.flush()
+    gc.collect()  # semaphores of the workers' queue, of which Python would complain
+    os._exit(INTERRUPTED)  # worker processes are gone, and threads that wait for them need not be waited for
 
 
 @app.command("list")

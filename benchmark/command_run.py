@@ -93,6 +93,8 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
     """The configuration and runtime that the arguments ask for; raises BenchError for each wrong one."""
     flags: dict[str, Any] = {}
     root = given.data_root
+    if root is not None and not root.exists():  # said even where prepared volumes are kept and no file is needed
+        raise BenchError(f"--data-root {root}: no such folder: name the one with the dataset's files")
     if given.dataset is not None:
         name, root = _dataset(given.dataset, root)
         flags["dataset"] = {"name": name}

@@ -134,9 +134,13 @@ def _in_pool(queue: _Queue, setup: Setup, context: Context, workers: int, listen
                 pool.shutdown()
             except BaseException:
                 # Ctrl-C, or a bug: do not wait for jobs that may take hours. Claims of the dead count as stale.
-                for process in list((pool._processes or {}).values()):
+                processes = list((pool._processes or {}).values())
+                for process in processes:
                     process.terminate()
-                pool.shutdown(wait=False, cancel_futures=True)
+                for process in processes:
+                    process.join(5.0)
+                    process.kill()
+                pool.shutdown(cancel_futures=True)
                 raise
     finally:
         messages.put(None)

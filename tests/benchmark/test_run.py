@@ -266,6 +266,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path: Path, command: Command) ->
     [
         (("run", "--methods", "simclrr"), "did you mean simclr"),
         (("run", "--dataset", "no/such.csv"), "no such file or folder"),
+        (("run", "--dataset", "adrenalmnist3d", "--data-root", "nowhere"), "--data-root nowhere: no such folder"),
         (("run", "--seeds", "0"), "a number of seeds is at least 1"),
         (("run", "--seeds", "1,x"), "--seeds 1,x: expected numbers"),
         (("run", "--fractions", "0.1,1.5"), "fractions.1: input should be less than or equal to 1 (given: 1.5)"),
