@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from voxbench.benchmark import registry
 from voxbench.benchmark.config import Config
-from voxbench.benchmark.errors import BenchError
+from voxbench.benchmark.errors import USER_ERRORS, BenchError
 from voxbench.benchmark.keys import derive_seed
 from voxbench.datasets.base import Dataset
 from voxbench.methods.base import Encoder, Method
@@ -29,26 +30,41 @@ def seeded(*parts: str | int | float | None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def blamed(kind: str, spec: str) -> Iterator[None]:
+    """A plug-in that cannot be made is its author's to mend: one line that says where it failed."""
+    try:
+        yield
+    except USER_ERRORS:
+        raise
+    except Exception as error:  # a third party's code may fail in any way
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        raise BenchError(f"{kind} {spec} cannot be made: {type(error).__name__}: {error} ({where})") from error
+
+
 def build_dataset(config: Config, root: Path | None) -> Dataset:
     """The dataset; nothing is read yet."""
     kind = registry.load("datasets", config.dataset.spec)
-    dataset: Dataset = kind(kind.Options(**config.dataset.options), root)
+    with blamed("dataset", config.dataset.spec):
+        dataset: Dataset = kind(kind.Options(**config.dataset.options), root)
     return dataset
 
 
 def build_encoder(config: Config, shape: Shape, seed: int, fold: int | None) -> Encoder:
     """The common encoder: one initialisation a seed (and fold, with a pretraining a fold), the same for all methods."""
     kind = registry.load("encoders", config.encoder.spec)
-    with seeded(seed, fold, "encoder"):
+    with seeded(seed, fold, "encoder"), blamed("encoder", config.encoder.spec):
         encoder: Encoder = kind(kind.Options(**config.encoder.options), shape[0])
     return encoder
 
 
 def build_method(config: Config, name: str, shape: Shape, seed: int, fold: int | None) -> Method:
     """The method around a fresh encoder."""
-    kind = registry.load("methods", config.method_spec(name))
+    spec = config.method_spec(name)
+    kind = registry.load("methods", spec)
     encoder = build_encoder(config, shape, seed, fold)
-    with seeded(seed, fold, "method"):
+    with seeded(seed, fold, "method"), blamed("method", spec):
         method: Method = kind(encoder, kind.Options(**config.methods[name]), shape)
     return method
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from voxbench.benchmark import registry
-from voxbench.benchmark.assemble import Shape, build_method
+from voxbench.benchmark.assemble import Shape, blamed, build_method
 from voxbench.benchmark.config import Config
 from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.keys import RESULT_VERSION, derive_seed, digest
@@ -104,7 +104,8 @@ class _Planner:
     def add(self, method: str) -> None:
         """Plans all cells of one method, and the stages behind them."""
         try:
-            stages = build_method(self.config, method, self.shape, 0, None).stages()
+            with blamed("method", self.config.method_spec(method)):
+                stages = build_method(self.config, method, self.shape, 0, None).stages()
         except MethodError as error:
             self.plan.skipped[method] = f"{error}: left out"
             return

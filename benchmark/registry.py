@@ -68,6 +68,8 @@ def _hash(path: Path) -> str:
 
 def _from_entry_point(kind: Kind, name: str) -> Any:
     known = names(kind)
+    if name not in known and name.endswith(".py"):
+        raise BenchError(f"{name}: which class of this file is the {kind[:-1]}? Write {name}:CLASS")
     if name not in known:
         raise BenchError(f"no {kind[:-1]} is called {name!r}: {nearest(name, known)}")
     try:
@@ -98,5 +100,6 @@ def _from_file(kind: Kind, spec: str) -> Any:
     try:
         return getattr(module, name)
     except AttributeError:
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module_name]
+        classes = [value.__name__ for value in own if isinstance(value, type)]
         raise BenchError(f"{file} has no class {name!r}: {nearest(name, classes)}") from None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from voxbench.benchmark.config import Recipe
 from voxbench.datasets.loader import Draw, Loader
+from voxbench.methods.base import MethodError
 
 CURVE_POINTS = 100  # a curve for a plot needs no more
 GPU_CHECK_EVERY = 20  # reading a loss waits for the GPU, so there losses are checked in bundles
@@ -85,7 +86,7 @@ def optimise(
     """Runs `training` to its end, or until `on_step` answers True.
 
     On a GPU forward passes run in bfloat16 autocast; on a CPU in float32 (bfloat16 there gave NaN losses).
-    Raises NonFiniteLossError naming the step.
+    Raises NonFiniteLossError naming the step, and MethodError for a loss that cannot be differentiated.
     """
     device = loader.device
     training.module.train()
@@ -114,6 +115,7 @@ def _steps(
         torch.manual_seed(draw.rng.initial_seed())
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             value = loss(draw)
+        _check_usable(value)
         training.optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         if recipe.clip > 0:
@@ -131,6 +133,14 @@ def _steps(
             training.curve.append({"step": training.step, "loss": _finite(value, training.step), "lr": rate})
         if on_step is not None and on_step(training):
             return
+
+
+def _check_usable(loss: Tensor) -> None:
+    """What PyTorch would say in its own terms; raises MethodError."""
+    if loss.ndim:
+        raise MethodError(f"the loss has shape {list(loss.shape)}: return a scalar, such as its mean")
+    if not loss.requires_grad:
+        raise MethodError("the loss depends on no parameter: compute it by what the stage trains, without detach")
 
 
 def _check(losses: list[Tensor], step: int) -> None:

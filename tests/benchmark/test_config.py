@@ -82,6 +82,8 @@ def test_a_file_that_does_not_import_or_has_no_such_class(tmp_path: Path) -> Non
         resolved(methods=(f"{empty}:Mine",))
     with pytest.raises(BenchError, match="is not a subclass of voxbench's Method"):
         resolved(methods=(f"{empty}:Mime",))
+    with pytest.raises(BenchError, match=r"which class of this file is the method\? Write .*empty\.py:CLASS"):
+        resolved(methods=(str(empty),))
 
 
 def test_a_class_is_known_by_its_name_and_its_file(tmp_path: Path) -> None:

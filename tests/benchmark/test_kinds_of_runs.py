@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from voxbench.benchmark import pretrain
 from voxbench.benchmark.command_run import Arguments, configuration, execute
+from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.runner import Run
 from voxbench.benchmark.setup import Setup
 
@@ -140,6 +141,18 @@ def test_dry_run_tells_the_plan_and_writes_nothing(arguments: Callable[..., Argu
     assert "0/18" in said.getvalue() and "0/7" in said.getvalue()
     assert "nothing was run" in said.getvalue()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["__init__", "stages"])
+def test_a_method_that_cannot_be_made_is_said_in_one_line(planned: Planned, tmp_path: Path, place: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from voxbench.methods.base import Method\n"
+        f"class Mine(Method):\n    name, about, {place} = 'mine', 'fails', lambda self, *_: self.nothing\n"
+        + ("    def stages(self): return ()\n" if place == "__init__" else "")
+    )
+    with pytest.raises(BenchError, match=r"method .*mine\.py:Mine cannot be made: AttributeError: .* \(.*, line \d+\)"):
+        planned(methods=f"{file}:Mine")
 
 
 def test_hopeless_fraction_costs_no_pretraining(bench: Bench, planned: Planned, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from voxbench.datasets.bank import VolumeBank, open_bank
 from voxbench.datasets.loader import Draw, Loader
 from voxbench.datasets.policies import policies
 from voxbench.datasets.sinus_phantom import SinusPhantom
+from voxbench.methods.base import MethodError
 
 RECIPE = Recipe(lr=0.01, batch=4, weight_decay=0.1)
 
@@ -93,6 +95,18 @@ def test_a_non_finite_loss_stops_at_its_step(bank: VolumeBank) -> None:
     training = start(net, RECIPE, 20)
     with pytest.raises(NonFiniteLossError, match="inf at step 7: lower the learning rate"):
         optimise(training, loss, loader(bank), RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [(lambda loss: loss.repeat(3), "has shape \\[3\\]: return a scalar"), (Tensor.detach, "depends on no parameter")],
+)
+def test_a_loss_that_cannot_be_differentiated_is_said_in_our_terms(
+    bank: VolumeBank, spoilt: Callable[[Tensor], Tensor], said: str
+) -> None:
+    net = network()
+    with pytest.raises(MethodError, match=said):
+        optimise(start(net, RECIPE, 20), lambda draw: spoilt(brightness_loss(net, draw)), loader(bank), RECIPE)
 
 
 def test_a_training_resumed_from_a_checkpoint_is_the_same_to_the_last_bit(bank: VolumeBank, tmp_path: Path) -> None:
