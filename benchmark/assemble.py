@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from voxbench.benchmark import registry
 from voxbench.benchmark.config import Config
-from voxbench.benchmark.errors import USER_ERRORS, BenchError
+from voxbench.benchmark.errors import USER_ERRORS, BenchError, unexpected
 from voxbench.benchmark.keys import derive_seed
 from voxbench.datasets.base import Dataset
 from voxbench.methods.base import Encoder, Method
@@ -38,9 +37,7 @@ def blamed(kind: str, spec: str) -> Iterator[None]:
     except USER_ERRORS:
         raise
     except Exception as error:  # a third party's code may fail in any way
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        raise BenchError(f"{kind} {spec} cannot be made: {type(error).__name__}: {error} ({where})") from error
+        raise BenchError(f"{kind} {spec} cannot be made: {unexpected(error)}") from error
 
 
 def build_dataset(config: Config, root: Path | None) -> Dataset:

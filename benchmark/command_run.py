@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ def execute(given: Arguments, console: Console) -> int:
     with StepProgress(console, "reading volumes") as progress:
         bank = prepare_bank(config, runtime, progress)
     run = Run.planned(config, runtime, build_dataset(config, runtime.data_root), bank)
+    console.print(_cohort(run), soft_wrap=True, highlight=False)
     for reason in run.plan.skipped.values():
         if given.methods != "all":
             raise BenchError(reason)
@@ -63,7 +65,10 @@ def execute(given: Arguments, console: Console) -> int:
         run.audit_plan().refuse(run.name_of)
         show_plan(run, console)
         return 0
-    run.open_folder()
+    try:
+        run.open_folder()
+    except OSError as error:
+        raise BenchError(f"--out {given.out}: cannot be written ({error.strerror}): name another folder") from error
     audit = run.audit_before()
     for warning in audit.warnings:
         console.print(f"[yellow]audit:[/yellow] {escape(warning.where)}: {warning.what}", soft_wrap=True)
@@ -87,6 +92,18 @@ def execute(given: Arguments, console: Console) -> int:
     show_report(runtime.out, console)
     command_wandb.finish(live, runtime.out, console)
     return _verdict([cell for cell in cells if cell["key"] in run.plan.cells], console)
+
+
+def _cohort(run: Run) -> str:
+    """What the volumes are: a label that is a slip of the pen shows here as a class of its own."""
+    labelled = [item for item in run.bank.items if item.label is not None]
+    counts = Counter(item.label for item in labelled)
+    classes = ", ".join(f"{counts[label]} {name}" for label, name in enumerate(run.dataset.classes))
+    patients = len({item.patient for item in labelled})
+    return (
+        f"{run.config.dataset.name}: {len(labelled)} labelled volumes of {patients} patients ({escape(classes)}), "
+        f"{len(run.bank.items) - len(labelled)} without a label"
+    )
 
 
 def configuration(given: Arguments) -> tuple[Config, Runtime]:
@@ -130,6 +147,9 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
     )
     if given.out.exists() and not given.out.is_dir():
         raise BenchError(f"--out {given.out}: is a file: name a folder")
+    above = next(folder for folder in (given.out.absolute(), *given.out.absolute().parents) if folder.exists())
+    if not os.access(above, os.W_OK):
+        raise BenchError(f"--out {given.out}: {above} cannot be written to: name another folder")
     return config, runtime
 
 

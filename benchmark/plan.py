@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from voxbench.benchmark import registry
 from voxbench.benchmark.assemble import Shape, blamed, build_method
 from voxbench.benchmark.config import Config
-from voxbench.benchmark.errors import BenchError
+from voxbench.benchmark.errors import BenchError, nearest
 from voxbench.benchmark.keys import RESULT_VERSION, derive_seed, digest
 from voxbench.datasets.base import Dataset, Item
+from voxbench.datasets.policies import policies
 from voxbench.datasets.splits import Fold, cross_validation, fraction_of, official_fold
 from voxbench.methods.base import MethodError, Stage
 
@@ -86,7 +87,17 @@ def folds_of(config: Config, dataset: Dataset, items: Sequence[Item]) -> list[Fo
     if dataset.has_official_split:
         return [official_fold(items)]
     protocol = config.protocol
-    return cross_validation(items, protocol.folds, protocol.val_share, derive_seed("splits") % 2**31)
+    return cross_validation(items, protocol.folds, protocol.val_share, derive_seed("splits") % 2**31, dataset.classes)
+
+
+def _check_policies(method: str, stages: Sequence[Stage]) -> None:
+    known = policies({})
+    for stage in stages:
+        if stage.augmentation not in known:
+            raise BenchError(
+                f"method {method}, stage {stage.name}: no augmentation is called {stage.augmentation!r}: "
+                f"{nearest(stage.augmentation, known)}"
+            )
 
 
 class _Planner:
@@ -106,6 +117,7 @@ class _Planner:
         try:
             with blamed("method", self.config.method_spec(method)):
                 stages = build_method(self.config, method, self.shape, 0, None).stages()
+            _check_policies(method, stages)
         except MethodError as error:
             self.plan.skipped[method] = f"{error}: left out"
             return

@@ -31,7 +31,7 @@ def load(kind: Kind, spec: str) -> Any:
     found = _from_file(kind, spec) if ".py:" in spec else _from_entry_point(kind, spec)
     base = _BASES[kind]
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise BenchError(f"{spec}: {found!r} is not a subclass of voxbench's {base.__name__}")
+        raise BenchError(f"{spec}: this is not a subclass of voxbench's {base.__name__}")
     return found
 
 

@@ -147,9 +147,12 @@ def _check(losses: list[Tensor], step: int) -> None:
     finite = torch.isfinite(torch.stack(losses))
     if not bool(finite.all()):
         first = step - len(losses) + 1 + int((~finite).nonzero()[0])
+        value = losses[first - step - 1].item()
+        if first == 1:
+            raise NonFiniteLossError(f"the loss is {value} at step 1, before anything was learnt: mend the loss")
         raise NonFiniteLossError(
-            f"the loss is {losses[first - step - 1].item()} at step {first}: lower the learning rate, or set a "
-            "gradient limit (clip=1)"
+            f"the loss is {value} at step {first}: lower the learning rate (lr), or set a gradient limit (clip), of "
+            "prior, pretrain or finetune"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from voxbench.benchmark import registry
 from voxbench.benchmark.context import Context, Progress
-from voxbench.benchmark.errors import USER_ERRORS
+from voxbench.benchmark.errors import USER_ERRORS, unexpected
 from voxbench.benchmark.evaluate import Scored, UndefinedMetricError
 from voxbench.benchmark.finetune import run_cell
 from voxbench.benchmark.keys import RESULT_VERSION, digest
@@ -80,7 +80,7 @@ def failure(job: Job, error: BaseException) -> dict[str, Any]:
         "key": job.key,
         "status": "failed",
         **stage,
-        "error": line if isinstance(error, EXPECTED) else f"{type(error).__name__}: {line}",
+        "error": line if isinstance(error, EXPECTED) else unexpected(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
 

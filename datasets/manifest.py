@@ -129,6 +129,8 @@ class Manifest(Dataset):
 
     def fingerprint(self) -> str:
         """From the rows, the bytes of each file and the options."""
+        if self._parsed[1]:
+            self.items()  # lists the rows that cannot be read with all other flaws
         digest = hashlib.sha256(f"manifest:1:{self.options.model_dump_json()}".encode())
         for row in self._rows:
             path = self._folder / row.path
@@ -155,6 +157,10 @@ class Manifest(Dataset):
 
     @cached_property
     def _rows(self) -> tuple[_Row, ...]:
+        return self._parsed[0]
+
+    @cached_property
+    def _parsed(self) -> tuple[tuple[_Row, ...], list[str]]:
         return _parse(self._csv)
 
     @cached_property
@@ -171,7 +177,7 @@ class Manifest(Dataset):
 
     @cached_property
     def _items(self) -> tuple[Item, ...]:
-        rows, problems = self._rows, []
+        rows, problems = self._rows, list(self._parsed[1])
         classes: tuple[str, ...] = ()
         try:
             classes = self._classes
@@ -221,8 +227,11 @@ def _examine(path: Path, row: _Row) -> tuple[str, str | None]:
 # --- the CSV ---
 
 
-def _parse(path: Path) -> tuple[_Row, ...]:
-    """The rows, their cells stripped; raises DatasetError with all that is wrong with the table as such."""
+def _parse(path: Path) -> tuple[tuple[_Row, ...], list[str]]:
+    """The rows, their cells stripped, and a problem for each that cannot be read.
+
+    Raises DatasetError with all that is wrong with the table as such.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -249,9 +258,7 @@ def _parse(path: Path) -> tuple[_Row, ...]:
             continue
         known = {key: cell.strip() for key, cell in zip(header, cells, strict=True) if key in COLUMNS}
         rows.append(_Row(number=number, **{**known, "label": _label(known["label"])}))
-    if problems:
-        raise DatasetError(f"{path}: rows that cannot be read:", problems)
-    return tuple(rows)
+    return tuple(rows), problems
 
 
 def _header_problems(header: Sequence[str]) -> list[str]:

@@ -37,16 +37,18 @@ def official_fold(items: Sequence[Item]) -> Fold:
     return Fold(**parts)
 
 
-def cross_validation(items: Sequence[Item], folds: int, val_share: float, seed: int) -> list[Fold]:
+def cross_validation(
+    items: Sequence[Item], folds: int, val_share: float, seed: int, classes: Sequence[str] = ()
+) -> list[Fold]:
     """`folds` splits in which every labelled patient is tested once (scikit-learn's StratifiedGroupKFold).
 
     The validation part, about `val_share` of what is not tested, is drawn from it by patient and stratified too.
-    Raises DatasetError where there are too few patients of a class.
+    Raises DatasetError where there are too few patients of a class, which `classes` names.
     """
     labelled = [i for i, item in enumerate(items) if item.label is not None]
     labels = np.array([_stratum(items[i]) for i in labelled])
     patients = np.array([items[i].patient for i in labelled])
-    _check_patients(items, labelled, folds)
+    _check_patients(items, labelled, folds, classes)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed % 2**32)
     result = []
     for number, (rest, test) in enumerate(splitter.split(labels, labels, patients)):
@@ -116,7 +118,7 @@ def _stratum(item: Item) -> str:
     return str(item.label)
 
 
-def _check_patients(items: Sequence[Item], labelled: Sequence[int], folds: int) -> None:
+def _check_patients(items: Sequence[Item], labelled: Sequence[int], folds: int, classes: Sequence[str]) -> None:
     patients: dict[int, set[str]] = defaultdict(set)
     for i in labelled:
         patients[items[i].label or 0].add(items[i].patient)
@@ -127,7 +129,8 @@ def _check_patients(items: Sequence[Item], labelled: Sequence[int], folds: int) 
     fewest = min(patients, key=lambda label: len(patients[label]))
     # Each fold tests, trains and validates: a class needs a patient for each.
     if len(patients[fewest]) < max(folds, 3):
+        name = repr(classes[fewest]) if classes else fewest
         raise DatasetError(
-            f"{folds} folds need at least {max(folds, 3)} patients a class, and class {fewest} has "
-            f"{len(patients[fewest])}: use fewer folds or add patients"
+            f"{folds} folds need at least {max(folds, 3)} patients a class, and class {name} has "
+            f"{len(patients[fewest])}: use fewer folds, add patients, or mend the label if it is a slip"
         )

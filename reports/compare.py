@@ -34,6 +34,8 @@ def compare(runs: list[Path], out: Path) -> Report:
     """
     if len(runs) < 2:
         raise ReportError("give two run folders or more to compare; `bench report RUN` is for one")
+    if len({path.resolve() for path in runs}) < len(runs):
+        raise ReportError(f"{', '.join(map(str, runs))}: one folder stands twice; give different runs")
     folders = [read_run(path) for path in runs]
     for first, other in combinations(folders, 2):  # two runs may share a method that a third does not have
         _check_protocol(first, other)

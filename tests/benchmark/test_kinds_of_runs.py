@@ -155,6 +155,18 @@ def test_a_method_that_cannot_be_made_is_said_in_one_line(planned: Planned, tmp_
         planned(methods=f"{file}:Mine")
 
 
+def test_an_unknown_augmentation_is_said_before_anything_trains(planned: Planned, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from voxbench.methods.base import Method, Stage\n"
+        "class Mine(Method):\n    name, about = 'mine', 'fails'\n"
+        "    def stages(self):\n"
+        "        return (Stage(name='s', module=self, loss=lambda _: 0, augmentation='geometry'),)\n"
+    )
+    with pytest.raises(BenchError, match=r"method mine, stage s: .*'geometry': did you mean geometric"):
+        planned(methods=f"{file}:Mine")
+
+
 def test_hopeless_fraction_costs_no_pretraining(bench: Bench, planned: Planned, tmp_path: Path) -> None:
     # One patient, two sinuses, and three classes.
     given = {"dataset": written(tmp_path, OFFICIAL), "methods": "simclr", "fractions": "0.001"}

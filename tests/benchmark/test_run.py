@@ -193,6 +193,12 @@ def test_results_of_other_code_do_not_stand_in_the_table(bench: Bench, tmp_path:
     assert len(rows[rows.fraction == 0.5]) == 3
 
 
+def test_a_folder_that_cannot_be_made_is_named(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BenchError, match=r"--out .*file.run: cannot be written \(.+\): name another folder"):
+        bench(out=tmp_path / "file" / "run")
+
+
 def test_another_salt_needs_another_folder(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "private_ids.py").write_text(PRIVATE_IDS)
     data = {"dataset": f"{tmp_path / 'private_ids.py'}:PrivateIds"}

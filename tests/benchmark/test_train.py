@@ -95,6 +95,9 @@ def test_a_non_finite_loss_stops_at_its_step(bank: VolumeBank) -> None:
     training = start(net, RECIPE, 20)
     with pytest.raises(NonFiniteLossError, match="inf at step 7: lower the learning rate"):
         optimise(training, loss, loader(bank), RECIPE)
+    training = start(net, RECIPE, 20)
+    with pytest.raises(NonFiniteLossError, match="nan at step 1, before anything was learnt: mend the loss"):
+        optimise(training, lambda draw: brightness_loss(net, draw) * math.nan, loader(bank), RECIPE)
 
 
 @pytest.mark.parametrize(

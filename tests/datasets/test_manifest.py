@@ -188,6 +188,19 @@ def test_a_table_that_cannot_be_read(content: bytes, message: str, tmp_path: Pat
     assert str(tmp_path / "manifest.csv") in text
 
 
+def test_a_row_that_cannot_be_read_is_listed_with_all_else_and_never_overlooked(tmp_path: Path) -> None:
+    lines = cohort(tmp_path, 4)
+    table(tmp_path, lines)
+    open_bank(manifest(tmp_path), tmp_path / "cache")
+    table(tmp_path, [*lines, "v9.nii.gz,p9,1,,", "v8.nii.gz,p8,1"])
+    text = problems(tmp_path)
+    assert "row 6: 5 cells where the header has 3" in text
+    assert "row 7, v8.nii.gz" in text
+    table(tmp_path, [*lines, "v9.nii.gz,p9,1,,"])  # the rows that can be read are those of the volumes that are kept
+    with pytest.raises(DatasetError, match="row 6: 5 cells"):
+        open_bank(manifest(tmp_path), tmp_path / "cache")
+
+
 def test_a_missing_table(tmp_path: Path) -> None:
     assert "give a CSV or a folder holding manifest.csv" in problems(tmp_path)
     with pytest.raises(DatasetError, match="name it, as in --dataset"):

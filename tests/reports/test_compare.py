@@ -151,6 +151,12 @@ def test_a_file_of_which_no_digest_is_told_cannot_be_compared(make_run: MakeRun,
         compare(runs, tmp_path / "out")
 
 
+def test_one_folder_twice_is_none_to_compare(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("one", **GRID)
+    with pytest.raises(ReportError, match="one folder stands twice"):
+        compare([run, run.parent / "." / run.name], tmp_path / "out")
+
+
 def test_one_run_is_none_to_compare(make_run: MakeRun, tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="two run folders or more"):
         compare([make_run(**GRID)], tmp_path / "out")
