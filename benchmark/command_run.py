@@ -62,7 +62,7 @@ def execute(given: Arguments, console: Console) -> int:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     if given.dry_run:
         run.check_folder()
-        run.audit_plan().refuse(run.name_of)
+        run.plan_audit.refuse(run.name_of)
         show_plan(run, console)
         return 0
     try:

@@ -109,7 +109,10 @@ def class_weights(context: Context, plan: CellPlan) -> Tensor:
 
 
 def predict(context: Context, members: Sequence[int], model: nn.Module, seen: set[int]) -> npt.NDArray[np.float64]:
-    """Logits [M, K] of unaugmented volumes, in eval mode and float32; `seen` gets what was served, for the audit."""
+    """Logits [M, K] of unaugmented volumes, in eval mode and float32; `seen` gets what was served, for the audit.
+
+    On a GPU convolutions may use TF32, as PyTorch's default has it.
+    """
     model.eval()
     parts = []
     with torch.no_grad():

@@ -141,8 +141,17 @@ class _Planner:
                 f"the unlabelled pool ({len(self.pool)} volumes) is smaller than the training part: pretraining also "
                 "sees the training part's volumes, without their labels"
             )
+        absent = {name for f in self.folds for i, name in enumerate(self.dataset.classes) if not self._has(f.val, i)}
+        if absent:
+            which = ", ".join(sorted(absent))
+            self.plan.notes.append(
+                f"not every fold's validation has a volume of class {which}: models are selected without it there"
+            )
         reasons = dict.fromkeys(cell.hopeless for cell in cells if cell.hopeless)
         self.plan.notes += [f"not trained: {reason}" for reason in reasons]
+
+    def _has(self, members: Sequence[int], label: int) -> bool:
+        return any(self.items[i].label == label for i in members)
 
     def _add_cell(self, method: str, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float) -> None:
         protocol = self.config.protocol

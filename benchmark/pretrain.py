@@ -142,7 +142,7 @@ class _Watch:
 
     def resume(self, training: Training) -> None:
         """Goes on from a checkpoint, if there is one."""
-        state = self.context.store.load_checkpoint(self.plan.key, self.context.device)
+        state = self.context.store.load_checkpoint(self.plan.key)
         if state is not None:
             training.load(state["training"])
             self.seconds_before = float(state["seconds"])
@@ -157,6 +157,7 @@ class _Watch:
         now = time.perf_counter()
         if now - self.saved > CHECKPOINT_EVERY_S and training.step < training.steps:
             self.saved = now
+            self._check_weights(training)
             seconds = self.seconds_before + now - self.clock
             state = {"training": training.state(), "seconds": seconds, "seen": sorted(self.loader.seen)}
             self.context.store.save_checkpoint(self.plan.key, state)
@@ -165,6 +166,11 @@ class _Watch:
     def final(self, training: Training) -> None:
         """The last measurement."""
         self._measure(training)
+
+    def _check_weights(self, training: Training) -> None:
+        # On a GPU losses are looked at in bundles: a checkpoint in between must not keep what is lost already.
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.module.parameters()):
+            raise NonFiniteLossError(f"weights are not finite at step {training.step}: lower the learning rate (lr)")
 
     def _due(self, training: Training) -> bool:
         # A tenth of the curve's points: watching costs a forward pass.

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,8 @@ Kind = Literal["methods", "encoders", "datasets"]
 _BASES: Mapping[Kind, type] = {"methods": Method, "encoders": Encoder, "datasets": Dataset}
 
 
-def names(kind: Kind) -> dict[str, EntryPoint]:
+@cache  # a grid asks for each of its cells, and reading what is installed takes milliseconds
+def names(kind: Kind) -> Mapping[str, EntryPoint]:
     """Registered names, in alphabetical order."""
     return {point.name: point for point in sorted(entry_points(group=f"voxbench.{kind}"), key=lambda p: p.name)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -115,13 +116,14 @@ class Run:
 
     def audit_before(self) -> Audit:
         """Audits the plan, writes the proof, and raises AuditError if there is a leak."""
-        audit = self.audit_plan()
+        audit = self.plan_audit
         self._write_audit({"planned": audit}, set(self.plan.cells))
         audit.refuse(self.name_of)
         return audit
 
-    def audit_plan(self) -> Audit:
-        """Audits the plan; writes nothing."""
+    @cached_property
+    def plan_audit(self) -> Audit:
+        """The audit of the plan; writes nothing."""
         return audit_plan(self.plan, self.bank, self.config.audit)
 
     def name_of(self, position: int) -> str:
@@ -141,9 +143,9 @@ class Run:
     def collect(self) -> list[dict[str, Any]]:
         """Audits what was really served, writes the tables, and returns the cells that stand in them."""
         cells = current_cells(self.store, self.plan, self.config)
-        planned = self.audit_plan()
         served = audit_seen(self.plan, self.bank, [self._served(cell) for cell in cells if cell["status"] == "ok"])
-        self._write_audit({"planned": planned, "served": served}, {*self.plan.cells, *(cell["key"] for cell in cells)})
+        standing = {*self.plan.cells, *(cell["key"] for cell in cells)}
+        self._write_audit({"planned": self.plan_audit, "served": served}, standing)
         served.refuse(self.name_of)
         write_tables(self.store, cells)
         self._write_config()

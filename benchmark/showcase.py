@@ -80,7 +80,7 @@ def _look(stage: Stage, volumes: Tensor, rng: torch.Generator) -> tuple[Array, A
 
 
 def _chosen(context: Context, plan: StagePlan) -> list[int]:
-    """Labelled volumes that the stage did not see: abnormal ones, each kind of finding in turn."""
+    """Labelled volumes that the stage did not see, none known to be normal: each kind of finding in turn."""
     known = set(plan.members)
     kinds: dict[str, list[int]] = {}
     for i, item in enumerate(context.bank.items):

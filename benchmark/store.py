@@ -110,10 +110,10 @@ class Store:
         """An unfinished stage, to go on from after a stop."""
         write_atomically(self.stage_folder(key) / "checkpoint.pt", lambda file: torch.save(dict(state), file))
 
-    def load_checkpoint(self, key: str, device: torch.device) -> dict[str, Any] | None:
-        """The last checkpoint of an unfinished stage."""
+    def load_checkpoint(self, key: str) -> dict[str, Any] | None:
+        """The last checkpoint of an unfinished stage, on the CPU: a training moves what it keeps on its device."""
         path = self.stage_folder(key) / "checkpoint.pt"
-        return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+        return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
     def drop_checkpoint(self, key: str) -> None:
         """Removes what a finished stage no longer needs: its checkpoint, and its targets, which can be large."""

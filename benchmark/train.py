@@ -17,6 +17,7 @@ from voxbench.datasets.loader import Draw, Loader
 from voxbench.methods.base import MethodError
 
 CURVE_POINTS = 100  # a curve for a plot needs no more
+OTHER_STREAM = 0x5DEECE66D  # keeps the global generator's numbers apart from those that augmented the batch
 GPU_CHECK_EVERY = 20  # reading a loss waits for the GPU, so there losses are checked in bundles
 
 
@@ -112,7 +113,7 @@ def _steps(
             group["lr"] = rate
         draw = loader.draw(training.step)
         # Methods draw from `draw.rng`, but layers such as nn.Dropout know the global generator only.
-        torch.manual_seed(draw.rng.initial_seed())
+        torch.manual_seed(draw.rng.initial_seed() ^ OTHER_STREAM)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             value = loss(draw)
         _check_usable(value)

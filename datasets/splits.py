@@ -42,7 +42,8 @@ def cross_validation(
 ) -> list[Fold]:
     """`folds` splits in which every labelled patient is tested once (scikit-learn's StratifiedGroupKFold).
 
-    The validation part, about `val_share` of what is not tested, is drawn from it by patient and stratified too.
+    The validation part, about `val_share` of what is not tested, is drawn from it by patient and stratified too; it
+    has every class of which training can spare a patient, for it selects the model.
     Raises DatasetError where there are too few patients of a class, which `classes` names.
     """
     labelled = [i for i, item in enumerate(items) if item.label is not None]
@@ -54,7 +55,7 @@ def cross_validation(
     for number, (rest, test) in enumerate(splitter.split(labels, labels, patients)):
         order = nested_order([items[labelled[i]] for i in rest], seed + 1 + number)
         ordered = [labelled[rest[i]] for i in order]
-        val, train = cut(items, ordered, round(val_share * len(ordered)))
+        val, train = _with_every_class(items, *cut(items, ordered, round(val_share * len(ordered))))
         result.append(
             Fold(
                 train=tuple(sorted(train)),
@@ -63,6 +64,20 @@ def cross_validation(
             )
         )
     return result
+
+
+def _with_every_class(
+    items: Sequence[Item], val: Sequence[int], train: Sequence[int]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """A patient of each class that validation lacks goes over to it, unless training has no other of that class."""
+    for label in sorted({items[i].label or 0 for i in train} - {items[i].label or 0 for i in val}):
+        for patient in dict.fromkeys(items[i].patient for i in train if items[i].label == label):
+            moved = [i for i in train if items[i].patient == patient]
+            rest = [i for i in train if items[i].patient != patient]
+            if {items[i].label for i in moved} <= {items[i].label for i in rest}:
+                val, train = [*val, *moved], rest
+                break
+    return val, train
 
 
 def nested_order(items: Sequence[Item], seed: int) -> list[int]:
@@ -102,14 +117,25 @@ def fraction_of(items: Sequence[Item], members: Sequence[int], fraction: float, 
     """
     order = [members[i] for i in nested_order([items[i] for i in members], seed)]
     chosen = order if fraction >= 1 else cut(items, order, max(1, round(fraction * len(order))))[0]
-    taken = {items[i].patient for i in chosen}
-    for label in sorted({items[i].label for i in members}, key=str):
-        for position in order:
-            mine = (items[i] for i in members if items[i].label == label and items[i].patient in taken)
-            if len({item.scored_unit for item in mine}) >= least:
+    whole: dict[str, list[int]] = defaultdict(list)
+    for i in members:
+        whole[items[i].patient].append(i)
+    taken: set[str] = set()
+    units: dict[int | None, set[str]] = {items[i].label: set() for i in members}
+
+    def take(patient: str) -> None:
+        taken.add(patient)
+        for i in whole[patient]:
+            units[items[i].label].add(items[i].scored_unit)
+
+    for i in chosen:
+        take(items[i].patient)
+    for label in sorted(units, key=str):
+        for i in order:
+            if len(units[label]) >= least:
                 break
-            if items[position].label == label:
-                taken.add(items[position].patient)
+            if items[i].label == label:
+                take(items[i].patient)
     return sorted(i for i in members if items[i].patient in taken)
 
 

@@ -95,10 +95,20 @@ class SparK(Method):
         return torch.where(spread(visible, self.patch, volumes.shape[2:]), volumes, filled)
 
 
+def _pooled(x: Tensor, patch: int) -> Tensor:
+    """[B, 1, D, H, W] -> [B, 1, d, h, w]: sums over patches divided by patch^3, also of patches at an edge."""
+    beyond = [pad for length in reversed(x.shape[2:]) for pad in (0, -length % patch)]
+    return functional.avg_pool3d(functional.pad(x, beyond), patch)
+
+
+def _patch_share(x: Tensor, patch: int) -> Tensor:
+    """[1, 1, d, h, w]: how much of each patch lies inside x [B, C, D, H, W]; 1 but at an edge."""
+    return _pooled(x.new_ones(1, 1, *x.shape[2:]), patch)
+
+
 def _patch_mean(x: Tensor, patch: int) -> Tensor:
     """[B, C, D, H, W] -> each patch's mean [B, 1, d, h, w] over channels and the voxels it has."""
-    mean: Tensor = functional.avg_pool3d(x.mean(1, keepdim=True), patch, ceil_mode=True, count_include_pad=False)
-    return mean
+    return _pooled(x.mean(1, keepdim=True), patch) / _patch_share(x, patch)
 
 
 def normalise_patches(x: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,7 +124,7 @@ def normalise_patches(x: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def masked_patch_loss(prediction: Tensor, target: Tensor, visible: Tensor, patch: int) -> Tensor:
-    """Mean squared error a patch, averaged over the patches that are not `visible` (bool [B, 1, d, h, w])."""
+    """Mean squared error over the voxels of patches that are not `visible` (bool [B, 1, d, h, w])."""
     errors = _patch_mean((prediction.float() - target).square(), patch)
-    masked = (~visible).float()
+    masked = (~visible).float() * _patch_share(target, patch)
     return (errors * masked).sum() / masked.sum()

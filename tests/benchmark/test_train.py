@@ -132,7 +132,7 @@ def test_a_training_resumed_from_a_checkpoint_is_the_same_to_the_last_bit(bank: 
     )
     second = network()
     resumed = start(second, RECIPE, 12)
-    state = store.load_checkpoint("k", torch.device("cpu"))
+    state = store.load_checkpoint("k")
     assert state is not None
     resumed.load(state)
     optimise(resumed, lambda draw: brightness_loss(second, draw), loader(bank), RECIPE)

@@ -48,6 +48,16 @@ def test_parts_have_about_the_classes_of_the_whole() -> None:
             assert abs(share - 0.25) < 0.08
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_validation_has_a_rare_class_too(seed: int) -> None:
+    """Five patients with an anomaly among 65, five folds: one to test, one to select, three to learn from."""
+    items = cohort(65, 5 / 65)
+    for fold in cross_validation(items, 5, 0.2, seed):
+        for part in (fold.train, fold.val, fold.test):
+            assert {items[i].label for i in part} == {0, 1}
+        assert not patients_of(items, fold.train) & patients_of(items, fold.val)
+
+
 def test_same_seed_same_split_and_another_seed_another() -> None:
     items = cohort(40)
     assert cross_validation(items, 3, 0.2, 1) == cross_validation(items, 3, 0.2, 1)

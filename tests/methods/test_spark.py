@@ -138,3 +138,20 @@ def test_reconstruction_keeps_what_was_visible(encoder: MakeEncoder, volumes: Vo
     kept = over_patches(method.sample(x, rng(7)))
     assert torch.equal(shown[kept], x[kept])
     assert not torch.equal(shown[~kept], x[~kept])
+
+
+@pytest.mark.parametrize("size", [(64, 40, 12), (20, 33, 11), (33, 33, 33)])
+def test_patches_at_an_edge_count_by_their_voxels(encoder: MakeEncoder, size: tuple[int, int, int]) -> None:
+    """An independent statement: every voxel of a hidden patch counts once, wherever it lies."""
+    volumes, patch = torch.rand(2, 1, *size, generator=rng()), 16
+    target, mean, _ = normalise_patches(volumes, patch)
+    corner = volumes[:, :, : min(patch, size[0]), : min(patch, size[1]), : min(patch, size[2])]
+    torch.testing.assert_close(mean[:, 0, 0, 0, 0], corner.mean((1, 2, 3, 4)))
+    method = SparK(encoder(), SparKOptions(), (1, *size))
+    assert method.patch == patch
+    visible = method.sample(volumes, rng(1))
+    prediction = torch.rand(2, 1, *size, generator=rng(2))
+    hidden = ~over_patches(visible, patch)[..., : size[0], : size[1], : size[2]]
+    expected = (prediction - target).square()[hidden].mean()
+    torch.testing.assert_close(masked_patch_loss(prediction, target, visible, patch), expected)
+    assert torch.isfinite(method.loss(Batch(views=(volumes,), target=None, rng=rng(3))))
