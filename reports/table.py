@@ -131,9 +131,9 @@ def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _terminal(entry: Entry) -> Text:
-    return Text(entry.text.replace(" ± ", " ±"), style="bold" if entry.bold else "dim" if entry.faint else "").append(
-        entry.note
-    )
+    # A narrow terminal breaks at spaces alone: before the deviation, and after a slash.
+    text = re.sub(r"(?<=\d)/(?=\d)", " / ", entry.text.replace(" ± ", " ±"))
+    return Text(text, style="bold" if entry.bold else "dim" if entry.faint else "").append(entry.note)
 
 
 _TEX = {
