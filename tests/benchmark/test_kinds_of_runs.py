@@ -18,6 +18,7 @@ from voxbench.benchmark.command_run import Arguments, configuration, execute
 from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.runner import Run
 from voxbench.benchmark.setup import Setup
+from voxbench.benchmark.train import NonFiniteLossError
 
 from .conftest import PHANTOM
 
@@ -229,3 +230,25 @@ def test_interrupted_stage_goes_on_from_its_checkpoint(
     assert straight.keys() == resumed.keys()
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_lost_weights_are_never_kept_in_a_checkpoint(
+    arguments: Callable[..., Arguments], planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finite loss with an infinite gradient: the loss of the next step would tell, a checkpoint comes before it."""
+    monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY_S", 0.0)
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from voxbench.methods.base import Method, Stage\n"
+        "class Mine(Method):\n    name, about = 'mine', 'loses its weights'\n"
+        "    def stages(self): return (Stage(name='s', module=self.encoder, loss=self.loss),)\n"
+        "    def loss(self, batch): return (self.encoder(batch.views[0]).sum() * 0).sqrt()\n"
+    )
+    given = {"methods": f"{file}:Mine", "settings": ("pretrain.clip=0",)}
+    run = planned(**given)
+    config, runtime = configuration(arguments(**given))
+    plan = next(iter(run.plan.stages.values()))
+    with Setup(config=config, runtime=runtime, bank=run.bank.folder, provenance={}).opened() as context:
+        with pytest.raises(NonFiniteLossError, match="weights are not finite at step 1"):
+            pretrain.run_stage(context, plan, lambda *_: None)
+        assert context.store.load_checkpoint(plan.key) is None
