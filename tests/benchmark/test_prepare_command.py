@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import signal
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from voxbench.benchmark.cli import main
-
+from ..conftest import Typed
 from ..datasets.prepare.heads import REFERENCE, WHY_ABSENT
-
-
-def bench(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["bench", "prepare", *words])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process goes on
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def save(path: Path, shape: tuple[int, ...]) -> None:
@@ -31,9 +18,7 @@ def save(path: Path, shape: tuple[int, ...]) -> None:
     nib.save(nib.Nifti1Image(data, np.diag([4.0, 4.0, 4.0, 1.0])), path)
 
 
-def test_all_that_is_broken_is_listed_in_one_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_all_that_is_broken_is_listed_in_one_pass(tmp_path: Path, typed: Typed) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
     (scans / "ann.nii.gz").touch()
@@ -42,8 +27,8 @@ def test_all_that_is_broken_is_listed_in_one_pass(
     (scans / "dan.nii.gz").write_bytes(gzip.compress(b"x" * 4000)[:20])
     (tmp_path / "sheet.csv").write_text("patient,side,finding\nann,left,polyp\nben,,polyp\neve,left,normal\n")
     words = [str(scans), "--labels", str(tmp_path / "sheet.csv"), "--out", str(tmp_path / "out"), "--workers", "1"]
-    assert bench(monkeypatch, *words, "--reference", str(tmp_path / "nothing.nii.gz")) == 2
-    said = capfd.readouterr().err
+    code, _, said = typed("prepare", *words, "--reference", tmp_path / "nothing.nii.gz")
+    assert code == 2
     assert "Traceback" not in said
     for what in (
         "ann.nii.gz: the file is empty",
@@ -59,17 +44,15 @@ def test_all_that_is_broken_is_listed_in_one_pass(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_refused_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_refused_is_said(tmp_path: Path, typed: Typed) -> None:
     if not REFERENCE.is_file():
         pytest.skip(WHY_ABSENT)
     (tmp_path / "scans").mkdir()
     save(tmp_path / "scans" / "ann.nii.gz", (24, 24, 24))
     words = [str(tmp_path / "scans"), "--out", str(tmp_path / "out"), "--reference", str(REFERENCE), "--workers", "1"]
     for worked_on in (1, 0):
-        assert bench(monkeypatch, *words) == 0
-        said = capfd.readouterr().out
+        code, said, _ = typed("prepare", *words)
+        assert code == 0
         assert f"1 heads ({worked_on} worked on now, {1 - worked_on} kept): 0 crops" in said
         assert said.count("refused p") == 2
         assert "ann" not in said.replace(str(tmp_path), "").replace("/private/sources.csv", "")

@@ -20,10 +20,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from voxbench.benchmark.cli import main
 from voxbench.benchmark.errors import BenchError
 from voxbench.benchmark.results import COLUMNS
 
+from ..conftest import Typed
 from .conftest import PHANTOM
 
 Bench = Callable[..., int]
@@ -123,22 +123,17 @@ def test_one_process_gives_the_table_of_two_to_the_last_digit(whole: Path, bench
     assert again == [row for row in without_costs(whole) if row["fraction"] == "0.3"]
 
 
-def test_the_command_on_the_page_names_the_same_grid(
-    whole: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_on_the_page_names_the_same_grid(whole: Path, cache: Path, typed: Typed) -> None:
     """As typed from the page, into the folder that is there: every cell of its plan is already done."""
     page = (whole / "report" / "index.html").read_text(encoding="utf-8")
     blocks = re.findall(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL)
     shown = next(block for block in blocks if "bench run" in block)
     words = shlex.split(html.unescape(shown).splitlines()[-1])
     places = {"RUN/config.yaml": str(whole / "config.yaml"), "AGAIN": str(whole)}
-    typed = [places.get(word, word) for word in words]
-    monkeypatch.setattr(sys, "argv", [*typed, "--cache", str(cache), "--device", "cpu", "--dry-run"])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process goes on
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
-    said = capfd.readouterr().out
+    assert words[0] == "bench"
+    shown_words = [places.get(word, word) for word in words[1:]]
+    code, said, _ = typed(*shown_words, "--cache", cache, "--device", "cpu", "--dry-run")
+    assert code == 0
     assert [said.count(done) for done in ("18/18", " 7/7", " 6/6")] == [1, 4, 1]
 
 
@@ -286,15 +281,11 @@ def test_user_errors_are_one_line_and_exit_code_two(
     message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    typed: Typed,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bench", *words])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process goes on
-    with pytest.raises(SystemExit) as end:
-        main()
-    said = capfd.readouterr().err
-    assert end.value.code == 2
+    code, _, said = typed(*words)
+    assert code == 2
     assert message in said
     assert "Traceback" not in said
     assert len(said.strip().splitlines()) == 1

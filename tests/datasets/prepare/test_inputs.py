@@ -12,10 +12,7 @@ import nibabel as nib
 import numpy as np
 import openpyxl
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from voxbench.benchmark.cli_prepare import prepare as cli_prepare
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import labels as sheet
 from voxbench.datasets.prepare.command import PrepareOptions, gather, prepare
@@ -23,6 +20,7 @@ from voxbench.datasets.prepare.reference import find_reference, parse_centroids
 from voxbench.datasets.prepare.store import Store
 from voxbench.datasets.prepare.volume import Volume, guess_modality, header_affine, read_volume, to_grid
 
+from ...conftest import Typed
 from .conftest import options
 
 Save = Callable[..., Path]
@@ -78,20 +76,20 @@ def test_every_flaw_has_its_line_in_one_pass(tmp_path: Path, save: Save, referen
     assert not (tmp_path / "out").exists()
 
 
-def test_exit_code_2_and_earlier_output_stays(tmp_path: Path, prepared: PrepareOptions, reference: Path) -> None:
+def test_exit_code_2_and_earlier_output_stays(
+    tmp_path: Path, prepared: PrepareOptions, reference: Path, typed: Typed
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(prepared.out, out)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     shutil.copytree(prepared.scans, tmp_path / "scans")
     (tmp_path / "scans" / "empty.nii.gz").touch()
     (tmp_path / "scans" / "annexed.nii.gz").symlink_to(tmp_path / "not fetched")
-    app = typer.Typer()
-    app.command()(cli_prepare)
-    arguments = [str(tmp_path / "scans"), "--out", str(out), "--reference", str(reference), "--workers", "1"]
-    told = CliRunner().invoke(app, arguments)  # MNI152 needs no --centroids
-    assert told.exit_code == 2
-    assert "annexed.nii.gz: there is no such file, or a link to nothing" in told.output
-    assert "empty.nii.gz: the file is empty" in told.output
+    # MNI152 needs no --centroids
+    told = typed("prepare", tmp_path / "scans", "--out", out, "--reference", reference, "--workers", "1")
+    assert told.code == 2
+    assert "annexed.nii.gz: there is no such file, or a link to nothing" in told.err
+    assert "empty.nii.gz: the file is empty" in told.err
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 

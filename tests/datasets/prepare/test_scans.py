@@ -8,16 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from voxbench.benchmark.cli_prepare import prepare as cli_prepare
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare.command import gather, prepare
 from voxbench.datasets.prepare.find import find_scans
 from voxbench.datasets.prepare.scans import Found, Search
 from voxbench.datasets.prepare.store import Store
 
+from ...conftest import Typed
 from .conftest import options
 
 Save = Callable[..., Path]
@@ -128,16 +126,14 @@ def test_pairs_are_refused_with_their_remedy_and_other_formats_counted(tmp_path:
     assert "nib-convert p2.hdr" in find(root).problems[0]
 
 
-def test_a_name_that_is_no_utf8_has_its_line(tmp_path: Path, save: Save) -> None:
+def test_a_name_that_is_no_utf8_has_its_line(tmp_path: Path, save: Save, typed: Typed) -> None:
     path = save("ann.nii.gz")
     os.rename(os.fsencode(path), os.fsencode(path.parent) + b"/M\xfcller.nii.gz")  # noqa: PTH104
     save("ben.nii.gz")
-    app = typer.Typer()
-    app.command()(cli_prepare)
-    told = CliRunner().invoke(app, [str(tmp_path / "scans"), "--out", str(tmp_path / "out"), "--workers", "1"])
-    assert told.exit_code == 2
-    assert "M\\udcfcller" in told.output
-    assert "not UTF-8; rename the file" in told.output
+    told = typed("prepare", tmp_path / "scans", "--out", tmp_path / "out", "--workers", "1")
+    assert told.code == 2
+    assert "M\\udcfcller" in told.err
+    assert "not UTF-8; rename the file" in told.err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,42 @@
+"""`bench` as a user types it, for every test that wants its words and its exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from voxbench.benchmark.cli import main
+
+
+class Said(NamedTuple):
+    """What one command left on the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+
+Typed = Callable[..., Said]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Typed:
+    """Runs `bench WORD ...` in this process; an error that would be a traceback fails the test."""
+
+    def run(*words: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process goes on
+        capfd.readouterr()
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        else:
+            code = 0
+        return Said(code, *capfd.readouterr())
+
+    return run
