@@ -12,36 +12,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from voxbench.benchmark.results import COLUMNS
+
 FINDINGS = ("mucosal thickening", "polyp", "cyst", "fully opacified")
 SKILLS = {"residual": 1.5, "byol": 1.15, "simsiam": 1.1, "simclr": 1.2, "spark": 1.25, "supervised": 0.9}
-ROW = [
-    "dataset",
-    "method",
-    "encoder",
-    "protocol",
-    "fraction",
-    "fold",
-    "seed",
-    "status",
-    "auprc",
-    "auroc",
-    "balanced_accuracy",
-    "f1",
-    "brier",
-    "prevalence",
-    "n_train_labels",
-    "n_val_labels",
-    "n_normal_labels",
-    "n_labels_spent",
-    "n_test",
-    "pretrain_seconds",
-    "finetune_seconds",
-    "peak_memory_mb",
-    "device",
-    "collapsed",
-    "error",
-    "key",
-]
 
 
 @dataclass
@@ -91,7 +65,7 @@ class RunMaker:
             if self.methods[method] != 0.9:
                 self._stage(path, method)
         self._documents(path)
-        _write_csv(path / "results.csv", ROW, rows)
+        _write_csv(path / "results.csv", COLUMNS, rows)
         scores = ["score"] if len(self.classes) == 2 else [f"score_{i}" for i in range(len(self.classes))]
         predicted = ["predicted"] if self.predicted_column else []
         columns = [
@@ -132,7 +106,7 @@ class RunMaker:
         n_val = max(20, round(fraction * (self.patient.size - tested.size) * 0.2))
         key = f"{method}-{fraction}-{fold}-{seed}"
         threshold = 0.45 if len(self.classes) == 2 else None
-        row = dict.fromkeys(ROW, "") | {
+        row = dict.fromkeys(COLUMNS, "") | {
             "dataset": self.dataset,
             "method": method,
             "encoder": "resnet",
