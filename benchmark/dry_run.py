@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -101,7 +102,7 @@ class _Speeds:
         recipe = self.run.config.prior if stage.budget == "prior" else self.run.config.pretrain
         members = range(min(TIMED_BATCH, len(self.run.bank.items)))
         # The real maps are timed apart; here others of the right size serve as well.
-        targets = None if stage.targets is None else self.run.bank.batch
+        targets = None if stage.targets is None else partial(self.run.bank.batch, device=self.device)
         loader = Loader(
             self.run.bank,
             members,
