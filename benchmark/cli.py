@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from voxbench.benchmark.cli_prepare import prepare
+from voxbench.benchmark.commands.prepare_options import prepare
 
 app = typer.Typer(
     name="bench",
@@ -125,7 +125,7 @@ def run(
 
     bench run --methods my_method.py:MyMethod,supervised --set pretrain.lr=0.0005
     """
-    from voxbench.benchmark import command_run
+    from voxbench.benchmark.commands import run as command_run
 
     given = command_run.Arguments(
         methods=methods,
@@ -160,7 +160,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List what can be chosen, built-in and installed beside voxbench."""
-    from voxbench.benchmark.catalogue import catalogue
+    from voxbench.benchmark.commands.catalogue import catalogue
 
     rows = catalogue(kind.value)
     if as_json:
@@ -182,7 +182,7 @@ def report(
     ] = False,
 ) -> None:
     """Make tables, statistics and plots anew from a run folder."""
-    from voxbench.benchmark.command_report import show_report
+    from voxbench.benchmark.commands.report import show_report
 
     show_report(run_folder, console, reference=reference)
 
@@ -193,7 +193,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/comparison"),
 ) -> None:
     """Merge runs (other seeds, datasets, machines) into one report; runs of different protocols are refused."""
-    from voxbench.benchmark.command_report import show_comparison
+    from voxbench.benchmark.commands.report import show_comparison
 
     show_comparison(run_folders, out, console)
 
@@ -207,7 +207,7 @@ def wandb_sync(
     ] = "voxbench",
 ) -> None:
     """Fill W&B from a run folder; what it has already is not sent again."""
-    from voxbench.benchmark import command_wandb
+    from voxbench.benchmark.commands import wandb as command_wandb
 
     raise typer.Exit(command_wandb.sync(run_folder, mode.value, project, console))
 
@@ -223,7 +223,7 @@ def dashboard(
     ] = None,
 ) -> None:
     """Make or update the W&B workspace of a run: the label-fraction plot, the table, curves and costs."""
-    from voxbench.benchmark import command_wandb
+    from voxbench.benchmark.commands import wandb as command_wandb
 
     command_wandb.dashboard(run_folder, project, entity, console)
 
@@ -249,7 +249,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from voxbench.benchmark.work import EXPECTED  # brings PyTorch, which `--help` can do without
+        from voxbench.benchmark.running.work import EXPECTED  # brings PyTorch, which `--help` can do without
 
         if not isinstance(error, (*EXPECTED, OSError)):
             raise

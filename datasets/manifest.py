@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from voxbench.datasets import nifti
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
+from voxbench.datasets.volumes import nifti
 
 REQUIRED = ("path", "patient_id", "label")
 COLUMNS = (*REQUIRED, "side", "split", "finding", "unit", "axes")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
-from voxbench.methods.pairs import compare, two_views
+from voxbench.methods.parts.pairs import compare, two_views
 
 
 class BYOLOptions(Options):

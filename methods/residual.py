@@ -15,10 +15,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxbench.methods.autoencoder import Autoencoder
 from voxbench.methods.base import Batch, Encoder, Method, MethodError, Options, Stage
-from voxbench.methods.decoder import UNetDecoder
-from voxbench.methods.median import median_filter
+from voxbench.methods.parts.autoencoder import Autoencoder
+from voxbench.methods.parts.decoder import UNetDecoder
+from voxbench.methods.parts.median import median_filter
 
 _BINS = 8192  # of the histogram of residuals in [0, 1]: percentiles to 0.00012
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
-from voxbench.methods.pairs import compare, two_views
+from voxbench.methods.parts.pairs import compare, two_views
 
 
 class SimSiamOptions(Options):

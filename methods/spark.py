@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from voxbench.methods.base import Batch, Encoder, Method, MethodError, Options, Stage
-from voxbench.methods.decoder import UNetDecoder
-from voxbench.methods.sparse import grid, spread
+from voxbench.methods.parts.decoder import UNetDecoder
+from voxbench.methods.parts.sparse import grid, spread
 
 _EPS = 1e-6  # added to a patch's variance, as in masked autoencoders (He et al., CVPR 2022)
 

@@ -67,7 +67,7 @@ def main(run: Path, mode: str, project: str, poll_s: float) -> int:
     over = _Over()
     while not over.event.is_set() and not _any_record(run):  # before that there is nothing to import wandb for
         over.event.wait(poll_s)
-    from voxbench.benchmark.errors import BenchError
+    from voxbench.benchmark.settings.errors import BenchError
     from voxbench.benchmark.tracking.sync import Syncer
 
     if mode not in ("online", "offline"):

@@ -15,8 +15,8 @@ with warnings.catch_warnings():
     import wandb_workspaces.workspaces as workspaces
     from wandb_workspaces.expr import And, Config, Ordering
 
-from voxbench.benchmark.keys import digest
-from voxbench.benchmark.store import read_json, write_json
+from voxbench.benchmark.records.store import read_json, write_json
+from voxbench.benchmark.settings.keys import digest
 from voxbench.benchmark.tracking.publish import TrackingError, one_line
 from voxbench.benchmark.tracking.record import Records
 

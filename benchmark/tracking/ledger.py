@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from voxbench.benchmark.store import read_json, write_json
+from voxbench.benchmark.records.store import read_json, write_json
 
 
 class Ledger:

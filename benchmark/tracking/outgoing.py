@@ -15,9 +15,9 @@ from typing import Any
 
 from markupsafe import escape
 
-from voxbench.benchmark.errors import BenchError
-from voxbench.benchmark.store import read_json, write_text
-from voxbench.reports.redact import redact
+from voxbench.benchmark.records.store import read_json, write_text
+from voxbench.benchmark.settings.errors import BenchError
+from voxbench.reports.reading.redact import redact
 
 GONE = "(left out)"
 # Settings that hold places of files, by where in the configuration they stand: a method's own `out` is a number.

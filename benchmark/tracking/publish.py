@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import wandb
 
-from voxbench.benchmark.errors import BenchError
+from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.tracking.record import Entry, TableData
 
 Mode = Literal["online", "offline"]

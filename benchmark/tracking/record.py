@@ -14,9 +14,9 @@ import numpy as np
 import yaml
 from sklearn.metrics import precision_recall_curve
 
-from voxbench.benchmark.errors import BenchError
-from voxbench.benchmark.keys import digest
-from voxbench.benchmark.store import read_json
+from voxbench.benchmark.records.store import read_json
+from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.keys import digest
 from voxbench.benchmark.tracking.outgoing import Redactor, error_name, outgoing_report, public_settings, without_paths
 
 Kind = Literal["stage", "cell", "summary"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from voxbench.benchmark.errors import BenchError
-from voxbench.benchmark.store import Store
+from voxbench.benchmark.records.store import Store
+from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.tracking.ledger import Ledger
 from voxbench.benchmark.tracking.publish import Mode, Publisher, TrackingError
 from voxbench.benchmark.tracking.record import Entry, Records

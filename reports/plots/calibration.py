@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from voxbench.reports.analysis import Analysis
-from voxbench.reports.closer import method_reliability
+from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, method_styles, tidy
-from voxbench.reports.run_folder import percent
+from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.tables.closer import method_reliability
 
 
 def calibration(analysis: Analysis) -> list[Plot]:

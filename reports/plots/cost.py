@@ -6,10 +6,10 @@ import math
 
 from matplotlib.ticker import LogLocator, NullLocator
 
-from voxbench.reports.analysis import Analysis
+from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.style import Plot, canvas, finish, method_styles, tidy
-from voxbench.reports.run_folder import percent
-from voxbench.reports.tables import cost_hours, time_unit
+from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.tables.paper_tables import cost_hours, time_unit
 
 
 def cost(analysis: Analysis) -> Plot | None:

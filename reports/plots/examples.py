@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voxbench.reports.analysis import Analysis
+from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.pretraining import stage_title
 from voxbench.reports.plots.style import Plot, canvas, finish
-from voxbench.reports.run_folder import Stage, percent
+from voxbench.reports.reading.run_folder import Stage, percent
 
 SHOWN = 6
 SCORES = ("localisation", "localisation_chance")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from voxbench.reports.analysis import Analysis
+from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, method_styles, tidy
-from voxbench.reports.run_folder import Stage
+from voxbench.reports.reading.run_folder import Stage
 
 
 def pretraining(analysis: Analysis) -> list[Plot]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from voxbench.benchmark.assemble import build_dataset
-from voxbench.benchmark.command_run import Arguments, configuration, execute
-from voxbench.benchmark.runner import Run
-from voxbench.benchmark.setup import prepare_bank
+from voxbench.benchmark.commands.run import Arguments, configuration, execute
+from voxbench.benchmark.running.runner import Run
+from voxbench.benchmark.running.setup import prepare_bank
+from voxbench.benchmark.settings.assemble import build_dataset
 
 PHANTOM = ("dataset.patients=30", "dataset.pool_patients=20")
 SMALL = (

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 from pydantic import ValidationError
 
-from voxbench.datasets import nifti
-from voxbench.datasets.bank import open_bank
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.manifest import Manifest, ManifestOptions
+from voxbench.datasets.volumes import nifti
+from voxbench.datasets.volumes.bank import open_bank
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 HEADS = Path(os.environ.get("VOXBENCH_TEST_DATA", SHARED)) / "heads"

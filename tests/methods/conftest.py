@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from voxbench.methods.resnet import ResNet, ResNetOptions
+from voxbench.methods.encoders.resnet import ResNet, ResNetOptions
 
 MakeVolumes = Callable[..., Tensor]
 MakeEncoder = Callable[..., ResNet]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from voxbench.methods.base import Batch, Method, MethodError
 from voxbench.methods.byol import BYOL, BYOLOptions
-from voxbench.methods.resnet import ResNet
+from voxbench.methods.encoders.resnet import ResNet
 from voxbench.methods.simclr import SimCLR, SimCLROptions
 from voxbench.methods.simsiam import SimSiam, SimSiamOptions
 

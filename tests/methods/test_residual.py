@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from scipy.ndimage import median_filter as scipy_median
 from torch import Tensor, nn
 
-from voxbench.methods.autoencoder import Autoencoder
 from voxbench.methods.base import Batch, MethodError
-from voxbench.methods.median import median_filter
+from voxbench.methods.encoders.resnet import ResNet
+from voxbench.methods.parts.autoencoder import Autoencoder
+from voxbench.methods.parts.median import median_filter
 from voxbench.methods.residual import Residual, ResidualOptions
-from voxbench.methods.resnet import ResNet
 
 Volumes = Callable[..., Tensor]
 MakeEncoder = Callable[..., ResNet]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from voxbench.methods.base import Batch, MethodError
-from voxbench.methods.resnet import ResNet
+from voxbench.methods.encoders.resnet import ResNet
 from voxbench.methods.spark import SparK, SparKOptions, masked_patch_loss, normalise_patches
 
 Volumes = Callable[..., Tensor]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from voxbench.benchmark.results import COLUMNS
+from voxbench.benchmark.running.results import COLUMNS
 
 FINDINGS = ("mucosal thickening", "polyp", "cyst", "fully opacified")
 SKILLS = {"residual": 1.5, "byol": 1.15, "simsiam": 1.1, "simclr": 1.2, "spark": 1.25, "supervised": 0.9}

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from run_maker import RunMaker
 
-from voxbench.reports.analysis import analyse
-from voxbench.reports.compare import compare
-from voxbench.reports.grid import build_grid
-from voxbench.reports.numbers import numbers
-from voxbench.reports.run_folder import read_run
-from voxbench.reports.tables import main_csv
+from voxbench.reports.judging.analysis import analyse
+from voxbench.reports.pages.compare import compare
+from voxbench.reports.reading.grid import build_grid
+from voxbench.reports.reading.run_folder import read_run
+from voxbench.reports.tables.numbers import numbers
+from voxbench.reports.tables.paper_tables import main_csv
 
 SCRIPTS = Path(__file__).parents[2] / "docs" / "recompute"
 PLACE = ["method", "fraction"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from voxbench.benchmark import command_wandb
+from voxbench.benchmark.commands import wandb as command_wandb
 from voxbench.benchmark.tracking.background import Live
 from voxbench.benchmark.tracking.sync import Syncer
 

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 from tracking_run import ERROR, SECRETS
 
-from voxbench.benchmark import command_wandb
-from voxbench.benchmark.errors import BenchError
-from voxbench.benchmark.store import Store
+from voxbench.benchmark.commands import wandb as command_wandb
+from voxbench.benchmark.records.store import Store
+from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.tracking import publish
 from voxbench.benchmark.tracking.publish import TrackingError
 from voxbench.benchmark.tracking.sync import CLAIM, BusyError, Syncer

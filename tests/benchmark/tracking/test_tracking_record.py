@@ -7,7 +7,7 @@ import pytest
 import yaml
 from sklearn.metrics import average_precision_score
 
-from voxbench.benchmark import registry
+from voxbench.benchmark.settings import registry
 from voxbench.benchmark.tracking.outgoing import Redactor, error_name, public_settings
 from voxbench.benchmark.tracking.record import Records, label_fraction, pr_curve
 from voxbench.benchmark.tracking.sync import Syncer

@@ -14,9 +14,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "reports"))
 from run_maker import RunMaker
 
-from voxbench.benchmark import registry
+from voxbench.benchmark.settings import registry
 from voxbench.benchmark.tracking.outgoing import Redactor, outgoing_report
-from voxbench.reports.report import write_report
+from voxbench.reports.pages.report import write_report
 
 MESSAGE = 'OSError: can\'t read "no 7" in /data/Miller & Co/head.nii.gz: <truncated>'
 

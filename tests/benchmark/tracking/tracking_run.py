@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from wandb.proto import wandb_internal_pb2
 
-from voxbench.benchmark.results import COLUMNS
+from voxbench.benchmark.running.results import COLUMNS
 
 PATIENT, VOLUME = "MUSTER-ERIKA-1961", "scan_0417_left"
 PATIENT_CODE, VOLUME_CODE = "p0123456789ab", "vfedcba987654"

@@ -1,0 +1,1 @@
+"""What `bench` does for a person: one file a command."""

@@ -1,0 +1,31 @@
+"""What ``bench report`` and ``bench compare`` do; ``bench run`` ends with the former."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from voxbench.reports.pages.compare import compare
+from voxbench.reports.pages.report import Report, write_report
+
+
+def show_report(run: Path, console: Console, *, reference: bool = False) -> None:
+    """Writes ``RUN/report`` and shows it. Raises ReportError."""
+    _show(write_report(run, reference=reference), console)
+    console.print(f"rows:   {escape(str(run / 'results.csv'))}", soft_wrap=True)
+
+
+def show_comparison(runs: list[Path], out: Path, console: Console) -> None:
+    """Writes one report on several runs and shows it. Raises ReportError where they must not be mixed."""
+    _show(compare(runs, out), console)
+
+
+def _show(report: Report, console: Console) -> None:
+    """The table, the conclusion, and where the rest lies."""
+    console.print(report.table.rich())
+    for sentence in report.conclusion:
+        console.print(escape(sentence))
+    console.print(f"report: {escape(str(report.page))}", soft_wrap=True)
+    console.print(f"tables: {escape(str(report.page.parent / 'table.md'))}", soft_wrap=True)

@@ -1,0 +1,220 @@
+"""What ``bench run`` does, from its arguments to its exit code."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from rich.console import Console
+from rich.markup import escape
+
+from voxbench.benchmark.commands import wandb as command_wandb
+from voxbench.benchmark.commands.dry_run import show_plan
+from voxbench.benchmark.commands.progress import GridProgress, StepProgress
+from voxbench.benchmark.running.runner import Run, effort
+from voxbench.benchmark.running.setup import prepare_bank, resolve_device
+from voxbench.benchmark.settings import registry
+from voxbench.benchmark.settings.assemble import build_dataset
+from voxbench.benchmark.settings.config import Config, Runtime, parse_setting, presets, read_preset, resolve
+from voxbench.benchmark.settings.errors import BenchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The command line as given; None = not given."""
+
+    methods: str
+    fractions: str | None
+    dataset: str | None
+    data_root: Path | None
+    preset: str
+    encoder: str | None
+    folds: int | None
+    seeds: str | None
+    protocol: str | None
+    settings: tuple[str, ...]
+    out: Path
+    cache: Path | None
+    device: str
+    workers: int | None
+    dry_run: bool
+    wandb: str | None = None
+    wandb_project: str = "voxbench"
+
+
+def execute(given: Arguments, console: Console) -> int:
+    """Runs the grid; 0, or 1 if some cells failed. Raises the errors of `errors.USER_ERRORS`."""
+    config, runtime = configuration(given)
+    mode = command_wandb.choose(given.wandb)
+    with StepProgress(console, "reading volumes") as progress:
+        bank = prepare_bank(config, runtime, progress)
+    run = Run.planned(config, runtime, build_dataset(config, runtime.data_root), bank)
+    console.print(_cohort(run), soft_wrap=True, highlight=False)
+    for reason in run.plan.skipped.values():
+        if given.methods != "all":
+            raise BenchError(reason)
+        console.print(f"[yellow]note:[/yellow] {escape(reason)}", soft_wrap=True)
+    for note in run.plan.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+    if given.dry_run:
+        run.check_folder()
+        run.plan_audit.refuse(run.name_of)
+        show_plan(run, console)
+        return 0
+    try:
+        run.open_folder()
+    except OSError as error:
+        raise BenchError(f"--out {given.out}: cannot be written ({error.strerror}): name another folder") from error
+    audit = run.audit_before()
+    for warning in audit.warnings:
+        console.print(f"[yellow]audit:[/yellow] {escape(warning.where)}: {warning.what}", soft_wrap=True)
+    tasks = run.tasks()
+    live = command_wandb.start(runtime.out, mode, given.wandb_project, console)
+    names = {task.job.key: _title(task.job) for task in tasks}
+    if tasks:
+        efforts = effort(run)
+        done = len(run.plan.cells) + len(run.plan.stages) - len(tasks)
+        kept = f" ({done} of earlier runs are kept)" if done else ""
+        console.print(f"{len(tasks)} jobs on {runtime.device}, {runtime.workers} at a time{kept}")
+        with GridProgress(console, names, {key: efforts[key] for key in names}, "grid") as listen:
+            try:
+                run.work(tasks, listen)
+            except (KeyboardInterrupt, OSError):
+                run.collect()  # what is done stands in the tables
+                raise
+    cells = run.collect()
+    from voxbench.benchmark.commands.report import show_report  # brings all that plots need: after the work
+
+    show_report(runtime.out, console)
+    command_wandb.finish(live, runtime.out, console)
+    return _verdict([cell for cell in cells if cell["key"] in run.plan.cells], console)
+
+
+def _cohort(run: Run) -> str:
+    """What the volumes are: a label that is a slip of the pen shows here as a class of its own."""
+    labelled = [item for item in run.bank.items if item.label is not None]
+    counts = Counter(item.label for item in labelled)
+    classes = ", ".join(f"{counts[label]} {name}" for label, name in enumerate(run.dataset.classes))
+    patients = len({item.patient for item in labelled})
+    return (
+        f"{run.config.dataset.name}: {len(labelled)} labelled volumes of {patients} patients ({escape(classes)}), "
+        f"{len(run.bank.items) - len(labelled)} without a label"
+    )
+
+
+def configuration(given: Arguments) -> tuple[Config, Runtime]:
+    """The configuration and runtime that the arguments ask for; raises BenchError for each wrong one."""
+    flags: dict[str, Any] = {}
+    root = given.data_root
+    if root is not None and not root.exists():  # said even where prepared volumes are kept and no file is needed
+        raise BenchError(f"--data-root {root}: no such folder: name the one with the dataset's files")
+    if given.dataset is not None:
+        name, root = _dataset(given.dataset, root)
+        flags["dataset"] = {"name": name}
+    if given.encoder is not None:
+        flags["encoder"] = {"name": given.encoder}
+    protocol = {
+        "fractions": _numbers("--fractions", given.fractions, float),
+        "seeds": _seeds(given.seeds),
+        "folds": given.folds,
+        "name": given.protocol,
+    }
+    flags["protocol"] = {key: value for key, value in protocol.items() if value is not None}
+    preset = read_preset(given.preset)
+    if not isinstance(preset.get("dataset"), dict):
+        raise BenchError(f"preset {given.preset}: dataset: expected a mapping with a name")
+    if given.dataset is not None and flags["dataset"]["name"] != preset.get("dataset", {}).get("name"):
+        preset = {key: value for key, value in preset.items() if key != "dataset"}  # options of another dataset
+    layers = [preset, flags, *(parse_setting(text) for text in given.settings)]
+    config = resolve(layers, _methods(given.methods))
+    asked = layers[1:] if given.preset in presets() else layers  # a built-in preset's one seed is meant for folds
+    if not any("seeds" in layer.get("protocol", {}) for layer in asked) and _one_split(config, root):
+        # One split has no folds to replicate over: as many seeds take their place.
+        seeds = {"protocol": {"seeds": list(range(config.protocol.folds))}}
+        config = resolve([*layers, seeds], _methods(given.methods))
+    device = resolve_device(given.device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    runtime = Runtime(
+        out=given.out,
+        data_root=root,
+        cache=given.cache or Path(platformdirs.user_cache_dir("voxbench")),
+        device=device,
+        workers=given.workers or (cores if device == "cpu" else 1),
+    )
+    if given.out.exists() and not given.out.is_dir():
+        raise BenchError(f"--out {given.out}: is a file: name a folder")
+    above = next(folder for folder in (given.out.absolute(), *given.out.absolute().parents) if folder.exists())
+    if not os.access(above, os.W_OK):
+        raise BenchError(f"--out {given.out}: {above} cannot be written to: name another folder")
+    return config, runtime
+
+
+def _one_split(config: Config, root: Path | None) -> bool:
+    """Whether nothing is replicated: one official split, one seed."""
+    return len(config.protocol.seeds) == 1 and build_dataset(config, root).has_official_split
+
+
+def _dataset(text: str, root: Path | None) -> tuple[str, Path | None]:
+    """A registered name, or a path to a manifest."""
+    if text in registry.names("datasets") or ".py:" in text:
+        return text, root
+    path = Path(text)
+    if path.exists():
+        if root is not None:
+            raise BenchError("--data-root: a manifest's paths are relative to the manifest: leave --data-root out")
+        return "manifest", path
+    if path.suffix or "/" in text:
+        raise BenchError(f"--dataset {text}: no such file or folder")
+    registry.load("datasets", text)  # raises, with the nearest names
+    return text, root
+
+
+def _methods(text: str) -> Sequence[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise BenchError("--methods: name at least one, or all")
+    known = list(registry.names("methods"))
+    return list(dict.fromkeys(each for name in names for each in (known if name == "all" else [name])))
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    numbers = _numbers("--seeds", text, int)
+    if text is None or numbers is None or "," in text:
+        return numbers
+    if not numbers:
+        raise BenchError("--seeds: give a number of seeds, or a list")
+    if numbers[0] < 1:
+        raise BenchError(f"--seeds {text}: a number of seeds is at least 1; for the seed 0 alone write 0,")
+    return list(range(numbers[0]))
+
+
+def _numbers(flag: str, text: str | None, kind: type) -> list[Any] | None:
+    if text is None:
+        return None
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise BenchError(f"{flag} {text}: expected numbers with commas between") from None
+
+
+def _title(job: Any) -> str:
+    return job.name if hasattr(job, "fraction") else f"{job.method} {job.name}"
+
+
+def _verdict(cells: Sequence[dict[str, Any]], console: Console) -> int:
+    failed = [cell for cell in cells if cell["status"] == "failed"]
+    for cell in failed[:5]:
+        names = cell["cell"]
+        console.print(
+            f"[red]failed:[/red] {names['method']} {names['fraction']:.0%} fold {names['fold']} seed {names['seed']}: "
+            f"{escape(str(cell['error']))}",
+            soft_wrap=True,
+        )
+    if len(failed) > 5:
+        console.print(f"... and {len(failed) - 5} more: see results.csv")
+    return 1 if failed else 0

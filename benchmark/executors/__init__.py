@@ -1,1 +1,0 @@
-"""How the planned work is carried out: one file an executor."""

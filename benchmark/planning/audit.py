@@ -1,0 +1,160 @@
+"""The leak audit: no test patient, and no copy of a test volume, in anything that shaped the model it is scored with.
+
+It looks at patients and at volume hashes (blind to left-right mirroring), and at near-duplicates by correlation; first
+at what is planned, and after the run at what the loaders really served. The proof is ``audit.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from voxbench.benchmark.planning.plan import Plan
+from voxbench.benchmark.settings.config import AuditConfig
+from voxbench.benchmark.settings.errors import AuditError
+from voxbench.datasets.volumes.bank import VolumeBank
+
+
+@dataclass(kw_only=True)
+class Finding:
+    """One overlap; positions are in the bank's items."""
+
+    where: str
+    what: str
+    pairs: list[tuple[int, int]]  # (position outside the test part, position in it)
+
+
+@dataclass(kw_only=True)
+class Audit:
+    """Checks made and what they found."""
+
+    checks: dict[str, int] = field(default_factory=dict)  # what was checked -> how many comparisons of two sets
+    findings: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+
+    def record(self, code: Callable[[int], str]) -> dict[str, Any]:
+        """For ``audit.json``; `code` gives the salted name of a volume."""
+
+        def told(finding: Finding) -> dict[str, Any]:
+            pairs = [[code(a), code(b)] for a, b in finding.pairs[:20]]
+            return {"where": finding.where, "what": finding.what, "n": len(finding.pairs), "pairs": pairs}
+
+        return {
+            "outcome": "leak" if self.findings else "clean",
+            "checks": [{"what": what, "comparisons": n} for what, n in self.checks.items()],
+            "findings": [told(f) for f in self.findings],
+            "warnings": [told(f) for f in self.warnings],
+        }
+
+    def count(self, what: str) -> None:
+        """Notes one more comparison of a kind."""
+        self.checks[what] = self.checks.get(what, 0) + 1
+
+    def refuse(self, name: Callable[[int], str]) -> None:
+        """Raises AuditError if anything was found; `name` gives a volume's name for the user's eyes."""
+        if not self.findings:
+            return
+        first = self.findings[0]
+        a, b = first.pairs[0]
+        pairs = sum(len(finding.pairs) for finding in self.findings)
+        raise AuditError(
+            f"leak: {first.where}: {first.what}: {name(a)} and test volume {name(b)}"
+            f" ({pairs} such pairs in all, listed in audit.json): remove the copies, give "
+            "volumes of one person one patient id, or look at near-duplicates and --set audit.near_duplicates=warn"
+        )
+
+
+def audit_plan(plan: Plan, bank: VolumeBank, config: AuditConfig) -> Audit:
+    """Checks every set that a stage or cell is going to see against the tests that it must not know."""
+    audit = Audit()
+    judge = _Judge(audit, bank, config)
+    for cell in plan.cells.values():
+        for part, members in (("training part", cell.train), ("validation part", cell.val)):
+            judge.compare(f"{part} of fold {cell.fold}", members, cell.test)
+        judge.compare(f"training part of fold {cell.fold} against validation", cell.train, cell.val)
+        for key in cell.stages:
+            stage = plan.stages[key]
+            judge.compare(f"pretraining stage {stage.name!r} for fold {cell.fold}", stage.members, cell.test)
+            if stage.labels:
+                judge.compare(f"labels of stage {stage.name!r} against validation", stage.labels, cell.val)
+    return audit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a cell that stands in the tables was really given, by volume hash."""
+
+    key: str
+    name: str
+    parts: Mapping[str, Sequence[str]]  # train, val, test -> hashes
+    stages: Mapping[str, Sequence[str]]  # key -> hashes
+
+
+def audit_seen(plan: Plan, bank: VolumeBank, cells: Sequence[Served]) -> Audit:
+    """Checks what was really served, also to cells of earlier plans that still stand in the tables.
+
+    Near-duplicates of the latter are warnings: whether they are refused was asked when they were made.
+    """
+    audit = Audit()
+    positions: dict[str, list[int]] = {}
+    for i, value in enumerate(bank.hashes):
+        positions.setdefault(value, []).append(i)
+
+    def served(hashes: Iterable[str]) -> set[int]:
+        return {i for value in hashes for i in positions.get(value, [])}
+
+    now = _Judge(audit, bank, AuditConfig(near_duplicates="off"))  # looked for in the plan
+    before = _Judge(audit, bank, AuditConfig(near_duplicates="warn"))
+    for cell in cells:
+        tested = served(cell.parts["test"])
+        if cell.key in plan.cells:
+            audit.count("all of the test part was scored, and nothing else")
+            scored, planned = set(cell.parts["test"]), {bank.hashes[i]: i for i in plan.cells[cell.key].test}
+            if odd := sorted({*served(scored - planned.keys()), *(planned[h] for h in planned.keys() - scored)}):
+                what = "scored volumes are not the planned test part: delete the cell's file"
+                audit.findings.append(Finding(where=cell.name, what=what, pairs=[(i, i) for i in odd]))
+        judge = now if cell.key in plan.cells else before
+        for part in ("train", "val"):
+            judge.compare(f"{part} volumes served for {cell.name}", served(cell.parts[part]), tested)
+        for stage, hashes in cell.stages.items():
+            judge.compare(f"volumes served to stage {stage}", served(hashes), tested)
+    return audit
+
+
+class _Judge:
+    """Compares sets once each: many cells share them."""
+
+    def __init__(self, audit: Audit, bank: VolumeBank, config: AuditConfig) -> None:
+        self.audit = audit
+        self.bank = bank
+        self.config = config
+        self.done: set[tuple[frozenset[int], frozenset[int]]] = set()
+
+    def compare(self, where: str, members: Iterable[int], tested: Iterable[int]) -> None:
+        """Finds shared patients, equal volumes and near-duplicates of two sets of positions."""
+        a, b = frozenset(members), frozenset(tested)
+        if (a, b) in self.done:
+            return
+        self.done.add((a, b))
+        items, hashes = self.bank.items, self.bank.hashes
+        self._match(where, "the same patient", a, b, [item.patient for item in items])
+        self._match(where, "the same volume (by content, mirrored or not)", a, b, hashes)
+        if self.config.near_duplicates == "off":
+            return
+        self.audit.count("near-duplicate volumes")
+        pairs = [
+            (twin.a, twin.b)
+            for twin in self.bank.near_duplicates(sorted(a), sorted(b), self.config.threshold)
+            if hashes[twin.a] != hashes[twin.b]
+        ]
+        if pairs:
+            finding = Finding(where=where, what="nearly the same volume", pairs=pairs)
+            (self.audit.findings if self.config.near_duplicates == "refuse" else self.audit.warnings).append(finding)
+
+    def _match(self, where: str, what: str, a: frozenset[int], b: frozenset[int], names: Sequence[str]) -> None:
+        self.audit.count(what)
+        tested = {names[j]: j for j in sorted(b)}
+        pairs = [(i, tested[names[i]]) for i in sorted(a) if names[i] in tested]
+        if pairs:
+            self.audit.findings.append(Finding(where=where, what=what, pairs=pairs))

@@ -1,0 +1,281 @@
+"""From a configuration to the work: stages and cells, each with the key under which its result is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from voxbench.benchmark.settings import registry
+from voxbench.benchmark.settings.assemble import Shape, blamed, build_method
+from voxbench.benchmark.settings.config import Config
+from voxbench.benchmark.settings.errors import BenchError, nearest
+from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed, digest
+from voxbench.datasets.base import Dataset, Item
+from voxbench.datasets.splits import Fold, cross_validation, fraction_of, official_fold
+from voxbench.datasets.views.policies import policies
+from voxbench.methods.base import MethodError, Stage
+
+MIN_MEMBERS = 2  # volumes of a pretraining stage: batch statistics and pairs need more than one
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One pretraining stage to run. Positions are in the dataset's items."""
+
+    key: str
+    method: str
+    index: int  # which of the method's stages
+    name: str
+    seed: int
+    fold: int | None  # the fold whose replicate it is; None = shared by all folds
+    members: tuple[int, ...]
+    labels: tuple[int, ...]  # the members whose labels decided that they are members
+    upstream: tuple[str, ...]  # keys of the stages before it, in order
+    volumes: int  # its budget: volumes that pass forward and backward
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlan:
+    """One fine-tuning with its test. Positions are in the dataset's items."""
+
+    key: str
+    method: str
+    fraction: float
+    fold: int
+    seed: int
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+    stages: tuple[str, ...]  # keys, in order; () = no pretraining
+    normals: tuple[int, ...]  # labelled normals that its stages used
+    replicate: int | None  # the fold that the encoder's initialisation belongs to
+    hopeless: str | None  # why it cannot give a result: known before any time is spent on its stages
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+        return f"{self.method} {self.fraction:.0%} fold {self.fold} seed {self.seed}"
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """All the work of a run, stages before those that build on them."""
+
+    stages: dict[str, StagePlan] = field(default_factory=dict)
+    cells: dict[str, CellPlan] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # methods that do not apply, and why
+    notes: list[str] = field(default_factory=list)  # what a user should know before it starts
+
+
+def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str) -> Plan:
+    """`items` and `fingerprint` as the bank has them. Raises DatasetError or BenchError where they do not fit."""
+    planner = _Planner(config, dataset, items, fingerprint)
+    for method in config.methods:
+        planner.add(method)
+    if not planner.plan.cells:
+        raise BenchError("; ".join(planner.plan.skipped.values()))
+    planner.note()
+    return planner.plan
+
+
+def folds_of(config: Config, dataset: Dataset, items: Sequence[Item]) -> list[Fold]:
+    """The splits of a run; with an official split there is one, and seeds take the place of folds.
+
+    Splits do not depend on the run's seeds: all replicates of a fold test the same patients. Nor do label fractions,
+    but for an official split.
+    """
+    if dataset.has_official_split:
+        return [official_fold(items)]
+    protocol = config.protocol
+    return cross_validation(items, protocol.folds, protocol.val_share, derive_seed("splits") % 2**31, dataset.classes)
+
+
+def _check_policies(method: str, stages: Sequence[Stage]) -> None:
+    known = policies({})
+    for stage in stages:
+        if stage.augmentation not in known:
+            raise BenchError(
+                f"method {method}, stage {stage.name}: no augmentation is called {stage.augmentation!r}: "
+                f"{nearest(stage.augmentation, known)}"
+            )
+
+
+class _Planner:
+    def __init__(self, config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.items = items
+        self.shape: Shape = dataset.shape
+        self.fingerprint = fingerprint
+        self.folds = folds_of(config, dataset, items)
+        # Unlabelled rows of an official validation or test part belong to that part.
+        self.pool = tuple(i for i, item in enumerate(items) if item.label is None and item.split in (None, "train"))
+        self.plan = Plan()
+
+    def add(self, method: str) -> None:
+        """Plans all cells of one method, and the stages behind them."""
+        try:
+            with blamed("method", self.config.method_spec(method)):
+                stages = build_method(self.config, method, self.shape, 0, None).stages()
+            _check_policies(method, stages)
+        except MethodError as error:
+            self.plan.skipped[method] = f"{error}: left out"
+            return
+        if self.dataset.normal is None and any(stage.cohort == "normal" for stage in stages):
+            self.plan.skipped[method] = (
+                f"{method} learns from normal volumes, and {self.config.dataset.name} has no class that means normal: "
+                "left out"
+            )
+            return
+        for seed in self.config.protocol.seeds:
+            for number, fold in enumerate(self.folds):
+                for fraction in self.config.protocol.fractions:
+                    self._add_cell(method, stages, seed, number, fold, fraction)
+
+    def note(self) -> None:
+        """Tells what of the plan is not as a user may think."""
+        cells = self.plan.cells.values()
+        few = sum(self._pool_is_small(fold) for fold in self.folds)
+        if few and any(cell.stages for cell in cells):
+            self.plan.notes.append(
+                f"the unlabelled pool ({len(self.pool)} volumes) is smaller than the training part: pretraining also "
+                "sees the training part's volumes, without their labels"
+            )
+        absent = {name for f in self.folds for i, name in enumerate(self.dataset.classes) if not self._has(f.val, i)}
+        if absent:
+            which = ", ".join(sorted(absent))
+            self.plan.notes.append(
+                f"not every fold's validation has a volume of class {which}: models are selected without it there"
+            )
+        reasons = dict.fromkeys(cell.hopeless for cell in cells if cell.hopeless)
+        self.plan.notes += [f"not trained: {reason}" for reason in reasons]
+
+    def _has(self, members: Sequence[int], label: int) -> bool:
+        return any(self.items[i].label == label for i in members)
+
+    def _add_cell(self, method: str, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float) -> None:
+        protocol = self.config.protocol
+        # An official split has no folds to vary the draw: seeds do it in their place.
+        drawn_by = (number, seed) if self.dataset.has_official_split else (number,)
+        draw = derive_seed("fraction", *drawn_by) % 2**31
+        train = tuple(fraction_of(self.items, fold.train, share, draw))
+        val = fold.val
+        if protocol.name == "strict":
+            val = tuple(fraction_of(self.items, fold.val, share, draw, least=protocol.min_val_per_class))
+        normals = self._normals(train if protocol.name == "strict" else fold.train)
+        replicate = number if protocol.pretrain_per_fold else None
+        unlabelled = self._unlabelled(fold)
+        keys: list[str] = []
+        for index, stage in enumerate(stages):
+            members = normals if stage.cohort == "normal" else unlabelled
+            labels = normals if stage.cohort == "normal" else ()
+            planned = self._stage(method, index, stage, seed, replicate, members, labels, tuple(keys))
+            self.plan.stages[planned.key] = planned
+            keys.append(planned.key)
+        used = normals if any(stage.cohort == "normal" for stage in stages) else ()
+        key = digest(
+            {
+                "version": RESULT_VERSION,
+                "data": self.fingerprint,
+                "encoder": self.config.encoder.identity("encoders"),
+                "finetune": self.config.finetune.model_dump(mode="json"),
+                "augmentation": self.config.augmentation.get("finetune", {}),
+                "members": [train, val, fold.test],
+                "cell": [method, protocol.name, share, number, seed, replicate],
+                "stages": keys,
+            }
+        )
+        self.plan.cells[key] = CellPlan(
+            key=key,
+            method=method,
+            fraction=share,
+            fold=number,
+            seed=seed,
+            train=train,
+            val=val,
+            test=fold.test,
+            stages=tuple(keys),
+            normals=used,
+            replicate=replicate,
+            hopeless=self._missing_class(share, number, train) or self._too_few(share, number, keys),
+        )
+
+    def _stage(
+        self,
+        method: str,
+        index: int,
+        stage: Stage,
+        seed: int,
+        fold: int | None,
+        members: tuple[int, ...],
+        labels: tuple[int, ...],
+        upstream: tuple[str, ...],
+    ) -> StagePlan:
+        config = self.config
+        spec = config.method_spec(method)
+        recipe = config.prior if stage.budget == "prior" else config.pretrain
+        key = digest(
+            {
+                "version": RESULT_VERSION,
+                "data": self.fingerprint,
+                "encoder": config.encoder.identity("encoders"),
+                "method": [method, registry.source_digest("methods", spec), config.methods[method]],
+                "stage": [index, stage.name, stage.augmentation, stage.cohort, stage.views],
+                "recipe": recipe.model_dump(mode="json"),
+                "augmentation": config.augmentation.get(stage.augmentation, {}),
+                "members": members,
+                "seed": [seed, fold],
+                "upstream": upstream,
+            }
+        )
+        return StagePlan(
+            key=key,
+            method=method,
+            index=index,
+            name=stage.name,
+            seed=seed,
+            fold=fold,
+            members=members,
+            labels=labels,
+            upstream=upstream,
+            volumes=recipe.volumes,
+        )
+
+    def _unlabelled(self, fold: Fold) -> tuple[int, ...]:
+        """The pool less the volumes of people who are tested (one side may be labelled).
+
+        Where there is none, the training part; where it is smaller than the training part, both.
+        """
+        if self._pool_is_small(fold):
+            return tuple(sorted({*self._pool_of(fold), *fold.train}))
+        return self._pool_of(fold) or fold.train
+
+    def _pool_of(self, fold: Fold) -> tuple[int, ...]:
+        tested = {self.items[i].patient for i in fold.test}
+        return tuple(i for i in self.pool if self.items[i].patient not in tested)
+
+    def _pool_is_small(self, fold: Fold) -> bool:
+        return 0 < len(self._pool_of(fold)) < len(fold.train)
+
+    def _missing_class(self, share: float, number: int, train: Sequence[int]) -> str | None:
+        present = {self.items[i].label for i in train}
+        missing = [name for label, name in enumerate(self.dataset.classes) if label not in present]
+        if not missing:
+            return None
+        return (
+            f"fraction {share:g} of fold {number} has {len(train)} labelled volumes, none of class {missing[0]!r}: "
+            "use a larger fraction"
+        )
+
+    def _too_few(self, share: float, number: int, stages: Sequence[str]) -> str | None:
+        for stage in (self.plan.stages[key] for key in stages):
+            if len(stage.members) < MIN_MEMBERS:
+                return (
+                    f"fraction {share:g} of fold {number} leaves stage {stage.name!r} of {stage.method} "
+                    f"{len(stage.members)} volumes to learn from, and it needs {MIN_MEMBERS}: use a larger fraction or "
+                    "add volumes"
+                )
+        return None
+
+    def _normals(self, members: Sequence[int]) -> tuple[int, ...]:
+        return tuple(i for i in members if self.items[i].label == self.dataset.normal)

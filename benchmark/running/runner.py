@@ -1,0 +1,271 @@
+"""One `bench run`: plan, audit, work, collect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from pydantic import ValidationError
+
+from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen
+from voxbench.benchmark.planning.plan import Plan, make_plan
+from voxbench.benchmark.records.privacy import coder_for, key_table
+from voxbench.benchmark.records.provenance import provenance
+from voxbench.benchmark.records.store import Store, read_json, write_json
+from voxbench.benchmark.running.local import Listener, Task, run_tasks
+from voxbench.benchmark.running.results import current_cells, slot_of, write_tables
+from voxbench.benchmark.running.setup import Setup
+from voxbench.benchmark.settings.config import Config, Runtime, merge
+from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.keys import RESULT_VERSION
+from voxbench.datasets.base import Dataset
+from voxbench.datasets.splits import official_fold
+from voxbench.datasets.volumes.bank import VolumeBank
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A planned run, and what of it is done."""
+
+    config: Config
+    runtime: Runtime
+    dataset: Dataset
+    bank: VolumeBank
+    plan: Plan
+    store: Store
+
+    @classmethod
+    def planned(cls, config: Config, runtime: Runtime, dataset: Dataset, bank: VolumeBank) -> Run:
+        """Plans; writes nothing."""
+        plan = make_plan(config, dataset, bank.items, bank.fingerprint)
+        return cls(config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out))
+
+    def done(self) -> set[str]:
+        """Keys of jobs with a result; failed ones are tried again."""
+        stages = {key for key in self.plan.stages if _ok(self.store.stage(key))}
+        cells = {key for key, cell in self.plan.cells.items() if _ok(self.store.cell(cell.method, key))}
+        return stages | cells
+
+    def tasks(self) -> list[Task]:
+        """Jobs without a result, stages first. A stage that only finished cells build on is not needed."""
+        done = self.done()
+        cells = [cell for key, cell in self.plan.cells.items() if key not in done]
+        needed = {key for cell in cells if cell.hopeless is None for key in cell.stages}
+        stages = [stage for key, stage in self.plan.stages.items() if key in needed and key not in done]
+        return [
+            *(Task(job=stage, after=stage.upstream) for stage in stages),
+            *(Task(job=cell, after=cell.stages) for cell in cells),
+        ]
+
+    def check_folder(self) -> dict[str, Any] | None:
+        """The configuration that the run folder has results of, or None; writes nothing.
+
+        Raises BenchError where those cannot stand in one table with this run's.
+        """
+        if not self.store.has_results():
+            return None
+        earlier = _read_config(self.store)
+        if earlier is not None:
+            # With an official split, folds are no more than the usual number of seeds.
+            _check_same(earlier, self.config, self.store, {"folds"} if self.dataset.has_official_split else set())
+        known = read_json(self.store.root / "dataset.json")
+        now = _describe(self)
+        if known is not None and known["fingerprint"] != now["fingerprint"]:
+            raise BenchError(
+                f"{self.store.root} holds results on other data (fingerprint {known['fingerprint'][:12]}, now "
+                f"{now['fingerprint'][:12]}): choose another --out"
+            )
+        if known is not None and known.get("salt_check", now["salt_check"]) != now["salt_check"]:
+            raise BenchError(
+                f"{self.store.root} holds results whose patients have codes of another salt: set VOXBENCH_SALT to the "
+                "one that they were made with, or choose another --out"
+            )
+        return earlier
+
+    def open_folder(self) -> None:
+        """Makes the run folder, or adds to what it holds."""
+        self.check_folder()
+        self._write_config()
+        write_json(self.store.root / "dataset.json", _describe(self))
+        write_json(self.store.root / "environment.json", provenance(torch.device(self.runtime.device)))
+        coder = coder_for(self.dataset)
+        self.store.write_private("ids.csv", key_table(coder, self.bank.items))
+
+    def _write_config(self) -> None:
+        """What the folder holds results of, and what this run adds.
+
+        Also at the end: of two runs in one folder, the later to begin does not know the other's methods yet.
+        """
+        earlier = _read_config(self.store) if self.store.has_results() else None
+        data = self.config.model_dump(mode="json")
+        if earlier is not None:
+            # What was planned once and has no result yet is not asked for any more.
+            found = [cell["cell"] for cell in self.store.cells() if "cell" in cell]
+            known = {names["method"] for names in found}
+            for key in ("methods", "sources"):
+                kept = {name: value for name, value in (earlier.get(key) or {}).items() if name in known}
+                data[key] = merge(kept, data[key])
+            for key, name in (("fractions", "fraction"), ("seeds", "seed")):
+                data["protocol"][key] = sorted({*(names[name] for names in found), *data["protocol"][key]})
+        self.store.write_yaml("config.yaml", data)
+
+    def audit_before(self) -> Audit:
+        """Audits the plan, writes the proof, and raises AuditError if there is a leak."""
+        audit = self.plan_audit
+        self._write_audit({"planned": audit}, set(self.plan.cells))
+        audit.refuse(self.name_of)
+        return audit
+
+    @cached_property
+    def plan_audit(self) -> Audit:
+        """The audit of the plan; writes nothing."""
+        return audit_plan(self.plan, self.bank, self.config.audit)
+
+    def name_of(self, position: int) -> str:
+        """A volume's name, for the user's own eyes."""
+        return self.bank.items[position].volume
+
+    def work(self, tasks: list[Task], listen: Listener) -> None:
+        """Carries out `tasks`."""
+        setup = Setup(
+            config=self.config,
+            runtime=self.runtime,
+            bank=self.bank.folder,
+            provenance=provenance(torch.device(self.runtime.device)),
+        )
+        run_tasks(tasks, setup, self.runtime.workers, listen)
+
+    def collect(self) -> list[dict[str, Any]]:
+        """Audits what was really served, writes the tables, and returns the cells that stand in them."""
+        cells = current_cells(self.store, self.plan, self.config)
+        served = audit_seen(self.plan, self.bank, [self._served(cell) for cell in cells if cell["status"] == "ok"])
+        standing = {*self.plan.cells, *(cell["key"] for cell in cells)}
+        self._write_audit({"planned": self.plan_audit, "served": served}, standing)
+        served.refuse(self.name_of)
+        write_tables(self.store, cells)
+        self._write_config()
+        return cells
+
+    def _served(self, cell: Mapping[str, Any]) -> Served:
+        records = {key: self.store.stage(key) for key in cell["stages"]}
+        method, fraction, fold, seed = slot_of(cell)
+        return Served(
+            key=cell["key"],
+            name=f"{method} {fraction:.0%} fold {fold} seed {seed}",
+            parts=cell["seen"],
+            stages={key: record["seen"] for key, record in records.items() if record and _ok(record)},
+        )
+
+    def _write_audit(self, parts: Mapping[str, Audit], cells: Set[str]) -> None:
+        coder = coder_for(self.dataset)
+        record = {name: part.record(lambda i: coder.volume(self.bank.items[i])) for name, part in parts.items()}
+        outcomes = {part["outcome"] for part in record.values()}
+        write_json(
+            self.store.root / "audit.json",
+            {
+                "outcome": "leak" if "leak" in outcomes else "clean",
+                "n_volumes": len(self.bank.items),
+                "n_patients": len({item.patient for item in self.bank.items}),
+                "n_cells": len(cells),
+                "n_stages": len(self.plan.stages),
+                "normalisation": "each volume by its own intensities: no statistic crosses volumes",
+                **record,
+            },
+        )
+
+
+FORWARD_SHARE = 1 / 3  # of a training step's work that a forward pass is
+
+
+def effort(run: Run) -> dict[str, float]:
+    """Expected effort a job, in volumes that pass through a network: weights for a progress bar."""
+    recipe = run.config.finetune
+    efforts = {key: float(stage.volumes) for key, stage in run.plan.stages.items()}
+    for key, cell in run.plan.cells.items():
+        steps = max(recipe.min_steps, recipe.epochs * (len(cell.train) // recipe.batch))
+        looked_at = recipe.evaluations * len(cell.val) + len(cell.test)
+        efforts[key] = (
+            steps * min(recipe.batch, len(cell.train)) + looked_at * FORWARD_SHARE if not cell.hopeless else 1.0
+        )
+    return efforts
+
+
+def _ok(record: Mapping[str, Any] | None) -> bool:
+    return bool(record) and record["status"] == "ok" and record["result_version"] == RESULT_VERSION  # type: ignore[index]
+
+
+def _read_config(store: Store) -> dict[str, Any] | None:
+    path = store.root / "config.yaml"
+    if not path.exists():
+        return None
+    try:
+        data = yaml.safe_load(path.read_text())
+        Config.model_validate(data)
+    except (yaml.YAMLError, ValidationError) as error:
+        raise BenchError(f"{path}: not a configuration of this version of voxbench: choose another --out") from error
+    return dict(data)
+
+
+def _check_same(earlier: Mapping[str, Any], config: Config, store: Store, but: Set[str]) -> None:
+    """Raises BenchError naming the first settings in which the folder's configuration and this one differ.
+
+    `but` names settings of the protocol that may.
+    """
+    before = Config.model_validate(earlier)
+    old, new = before.without_grid(), config.without_grid()
+    for key in but:
+        del old["protocol"][key], new["protocol"][key]
+    differences = _differences(old, new, "")
+    for name in before.methods.keys() & config.methods.keys():
+        differences += _differences(before.methods[name], config.methods[name], f"methods.{name}")
+    if differences:
+        raise BenchError(
+            f"{store.root} holds results of another configuration ({'; '.join(differences[:3])}): choose another --out"
+        )
+
+
+def _differences(a: Any, b: Any, path: str) -> list[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return [
+            line
+            for key in sorted({*a, *b})
+            for line in _differences(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if a == b else [f"{path}: {a} there, {b} here"]
+
+
+def _describe(run: Run) -> dict[str, Any]:
+    items = run.bank.items
+    labelled = [item for item in items if item.label is not None]
+    classes = run.dataset.classes
+    counts = np.bincount([item.label for item in labelled if item.label is not None], minlength=len(classes))
+    return {
+        "name": run.config.dataset.name,
+        "about": run.dataset.about,
+        "classes": list(classes),
+        "shape": list(run.dataset.shape),
+        "fingerprint": run.bank.fingerprint,
+        "salt_check": coder_for(run.dataset).check,
+        "is_phantom": run.dataset.is_phantom,
+        "real_images": run.dataset.real_images,
+        "official_split": run.dataset.has_official_split,
+        "official_split_sizes": _official_sizes(run),
+        "n_labelled": len(labelled),
+        "n_labelled_patients": len({item.patient for item in labelled}),
+        "n_pool": len(items) - len(labelled),
+        "n_per_class": {name: int(count) for name, count in zip(classes, counts, strict=True)},
+    }
+
+
+def _official_sizes(run: Run) -> dict[str, int] | None:
+    """Labelled sinuses (or whatever is scored) of each part of an official split, whatever fraction is run."""
+    if not run.dataset.has_official_split:
+        return None
+    fold = official_fold(run.bank.items)
+    parts = {"n_train": fold.train, "n_val": fold.val, "n_test": fold.test}
+    return {name: len({run.bank.items[i].scored_unit for i in part}) for name, part in parts.items()}

@@ -1,0 +1,144 @@
+"""Doing one planned job: claim it, carry it out, and leave a complete record, also of a failure."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from voxbench.benchmark.planning.plan import CellPlan, StagePlan
+from voxbench.benchmark.records.privacy import coder_for
+from voxbench.benchmark.records.store import write_json
+from voxbench.benchmark.settings import registry
+from voxbench.benchmark.settings.errors import USER_ERRORS, unexpected
+from voxbench.benchmark.settings.keys import RESULT_VERSION, digest
+from voxbench.benchmark.training.context import Context, Progress
+from voxbench.benchmark.training.evaluate import Scored, UndefinedMetricError
+from voxbench.benchmark.training.finetune import run_cell
+from voxbench.benchmark.training.pretrain import run_stage
+from voxbench.benchmark.training.train import NonFiniteLossError
+
+Job = StagePlan | CellPlan
+Outcome = Literal["ok", "failed", "busy"]
+
+
+class StageFailedError(RuntimeError):
+    """What a job builds on has failed."""
+
+
+EXPECTED = (*USER_ERRORS, UndefinedMetricError, NonFiniteLossError, StageFailedError)
+
+
+def perform(context: Context, job: Job, provenance: Mapping[str, Any], progress: Progress) -> Outcome:
+    """Carries out `job` unless it is done; "busy" where another process has claimed it."""
+    claim = context.store.claim(job.key)
+    if claim is None:
+        return "busy"
+    with claim:
+        if (recorded(context, job) or {}).get("status") == "ok":
+            return "ok"
+        try:
+            record = _carry_out(context, job, progress)
+        except Exception as error:  # a failed job is a result: the rest of the grid goes on
+            record = failure(job, error)
+        record["provenance"] = dict(provenance)
+        try:
+            save(context, job, record)
+        except ValueError as error:  # NaN is not JSON: the job's figures are worthless, and it must be said
+            record = {**failure(job, error), "provenance": dict(provenance)}
+            save(context, job, record)
+    return "ok" if record["status"] == "ok" else "failed"
+
+
+def recorded(context: Context, job: Job) -> dict[str, Any] | None:
+    """What the store has of `job`."""
+    if isinstance(job, StagePlan):
+        return context.store.stage(job.key)
+    return context.store.cell(job.method, job.key)
+
+
+def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
+    """Writes the record of `job`."""
+    if isinstance(job, StagePlan):
+        write_json(context.store.stage_folder(job.key) / "stage.json", record)
+        if record["status"] == "ok":
+            context.store.drop_checkpoint(job.key)
+    else:
+        source = registry.source_digest("methods", context.config.method_spec(job.method))
+        names, labels = cell_names(context, job), label_counts(context, job)
+        sources = {"source": source, "encoder_digest": digest(context.config.encoder.identity("encoders"))}
+        record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), **sources}
+        write_json(context.store.cell_path(job.method, job.key), record)
+
+
+def failure(job: Job, error: BaseException) -> dict[str, Any]:
+    """The record of a failed job: one line for the table and the whole traceback."""
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    stage = {"method": job.method, "stage": job.name, "seed": job.seed} if isinstance(job, StagePlan) else {}
+    return {
+        "result_version": RESULT_VERSION,
+        "key": job.key,
+        "status": "failed",
+        **stage,
+        "error": line if isinstance(error, EXPECTED) else unexpected(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def cell_names(context: Context, plan: CellPlan) -> dict[str, Any]:
+    """What the cell is, for its record and its row."""
+    config = context.config
+    return {
+        "dataset": config.dataset.name,
+        "method": plan.method,
+        "encoder": config.encoder.name,
+        "protocol": config.protocol.name,
+        "fraction": plan.fraction,
+        "fold": plan.fold,
+        "seed": plan.seed,
+    }
+
+
+def label_counts(context: Context, plan: CellPlan) -> dict[str, int]:
+    """Labels that the cell spent: crops of one unit share one label."""
+
+    def labels(*members: int) -> int:
+        return len({context.bank.items[i].scored_unit for i in members})
+
+    return {
+        "n_train": labels(*plan.train),
+        "n_val": labels(*plan.val),
+        "n_normal": labels(*plan.normals),
+        "n_spent": labels(*plan.train, *plan.val, *plan.normals),
+    }
+
+
+def _carry_out(context: Context, job: Job, progress: Progress) -> dict[str, Any]:
+    if isinstance(job, StagePlan):
+        return run_stage(context, job, progress)
+    record = run_cell(context, job, progress)
+    test: Scored = record.pop("test")
+    stages = [context.store.stage(key) or {} for key in job.stages]
+    record["scores"] = _scores(context, test)
+    record["costs"] = {
+        "pretrain_seconds": sum(stage["seconds"] for stage in stages),
+        "finetune_seconds": record.pop("finetune_seconds"),
+        "peak_memory_mb": max([record.pop("peak_memory_mb"), *(stage["peak_memory_mb"] for stage in stages)]),
+        "volumes_per_second": record.pop("volumes_per_second"),
+    }
+    record["collapsed"] = any(stage["collapsed"] for stage in stages)
+    return record
+
+
+def _scores(context: Context, test: Scored) -> list[dict[str, Any]]:
+    coder = coder_for(context.dataset)
+    return [
+        {
+            "volume": coder.unit(item),
+            "patient": coder.patient(item),
+            "label": int(label),
+            "scores": [float(value) for value in row],
+            "finding": item.finding,
+        }
+        for item, label, row in zip(test.items, test.labels, test.scores, strict=True)
+    ]

@@ -1,0 +1,307 @@
+"""The configuration of a run: a preset, the command line's flags and `--set` laid over one another, and validated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from voxbench.benchmark.settings import registry
+from voxbench.benchmark.settings.errors import BenchError, nearest
+from voxbench.datasets.views.policies import policies
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PluginConfig(BaseModel):
+    """A plug-in's name and its own options beside it; the options are validated by the plug-in's model."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+    source: str | None = Field(default=None, description="path/to/file.py:Class of a plug-in that is not installed")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plug-in's own options."""
+        return dict(self.model_extra or {})
+
+    @property
+    def spec(self) -> str:
+        """What `registry.load` takes."""
+        return self.source or self.name
+
+    def identity(self, kind: registry.Kind) -> dict[str, Any]:
+        """All that decides what the plug-in does, and nothing of where it lies."""
+        return {"name": self.name, "source": registry.source_digest(kind, self.spec), **self.options}
+
+
+class Recipe(_Model):
+    """How one kind of training is optimised; the same for all methods."""
+
+    optimizer: Literal["adamw", "lars"] = "adamw"
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch: int = Field(ge=2, description="volumes a step; a smaller cohort makes it smaller")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    clip: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0 = no limit")
+
+    @model_validator(mode="after")
+    def _adapts(self) -> Self:
+        """lightly's LARS adapts the rate of weights that decay only: without decay it is plain SGD."""
+        if self.optimizer == "lars" and self.weight_decay == 0:
+            raise ValueError("lars needs a weight_decay above 0, e.g. 0.000001, or it does not adapt its rates")
+        return self
+
+
+class StageRecipe(Recipe):
+    """Budget of a pretraining stage."""
+
+    volumes: int = Field(ge=2, description="volumes that pass forward and backward: two views count as two")
+
+
+class FinetuneRecipe(Recipe):
+    """Fine-tuning on labels; the model is selected on validation."""
+
+    epochs: int = Field(ge=1)
+    min_steps: int = Field(ge=1, description="few labels make short epochs: at least so many steps")
+    evaluations: int = Field(default=20, ge=1, description="how often the validation part is looked at")
+    patience: int = Field(default=5, ge=1, description="evaluations without a better validation loss before stopping")
+    hidden: int = Field(default=0, ge=0, description="units of the head's hidden layer; 0 = half of the features")
+
+
+class Protocol(_Model):
+    """Who is trained and tested on what."""
+
+    name: Literal["strict", "paper"] = "strict"
+    folds: int = Field(default=5, ge=2)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    fractions: tuple[Fraction, ...] = Field(default=(0.1, 0.5, 1.0), min_length=1)
+    val_share: float = Field(default=0.2, gt=0, lt=1, description="share of a fold's training part for selection")
+    min_val_per_class: int = Field(default=10, ge=1, description="strict: labels a class that validation keeps")
+    pretrain_per_fold: bool = Field(
+        default=True,
+        description="a pretraining run of its own for each fold; false = one a seed where data allow",
+    )
+
+    @field_validator("fractions", "seeds")
+    @classmethod
+    def _ordered(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(value)))
+
+
+class AuditConfig(_Model):
+    """What the leak audit refuses."""
+
+    near_duplicates: Literal["refuse", "warn", "off"] = "refuse"
+    threshold: float = Field(default=0.98, gt=0, le=1, description="correlation of two volumes' descriptors")
+
+
+class Config(_Model):
+    """All that decides a run's results."""
+
+    dataset: PluginConfig
+    encoder: PluginConfig
+    methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    sources: dict[str, str] = Field(default={}, description="methods from files: name -> path/to/file.py:Class")
+    protocol: Protocol
+    prior: StageRecipe
+    pretrain: StageRecipe
+    finetune: FinetuneRecipe
+    augmentation: dict[str, dict[str, Any]] = Field(default={}, description="strengths that differ from a policy's own")
+    audit: AuditConfig = AuditConfig()
+
+    def method_spec(self, name: str) -> str:
+        """What `registry.load` takes for the method called `name`."""
+        return self.sources.get(name, name)
+
+    def without_grid(self) -> dict[str, Any]:
+        """The part that must be the same for results to stand in one table, method options aside."""
+        data = self.model_dump(mode="json", exclude={"methods", "sources"})
+        data |= {"dataset": self.dataset.identity("datasets"), "encoder": self.encoder.identity("encoders")}
+        for grid in ("fractions", "seeds"):
+            del data["protocol"][grid]
+        del data["audit"]  # decides whether a run is refused, not what it finds
+        return data
+
+
+class Runtime(_Model):
+    """Where and how fast: recorded with a result, but it does not decide it."""
+
+    out: Path
+    data_root: Path | None = None
+    cache: Path
+    device: str = "cpu"
+    workers: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1)
+
+
+def presets() -> dict[str, str]:
+    """Built-in presets: name -> text."""
+    folder = resources.files("voxbench.configs")
+    return {f.name[:-5]: f.read_text() for f in folder.iterdir() if f.name.endswith(".yaml")}
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """A built-in preset, or a YAML file of the user's."""
+    builtin = presets()
+    if name in builtin:
+        text = builtin[name]
+    elif Path(name).is_file():
+        try:
+            text = Path(name).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BenchError(f"preset {name}: not a readable text file ({error}): give a YAML file") from error
+    else:
+        raise BenchError(f"no preset and no file is called {name!r}: {nearest(name, builtin)}")
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BenchError(f"preset {name}: not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(data, dict):
+        raise BenchError(f"preset {name}: expected a mapping of settings")
+    return data
+
+
+class _Scalars(yaml.SafeLoader):
+    """YAML in which yes, no, on and off are words (they are class names), and only true and false are booleans."""
+
+
+_Scalars.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Scalars.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tTfF"))
+
+
+def parse_setting(text: str) -> dict[str, Any]:
+    """``a.b.c=value`` as nested mappings; the value is read as YAML. Raises BenchError without '='."""
+    path, equals, raw = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise BenchError(f"--set {text!r}: expected key=value, e.g. --set finetune.lr=0.001")
+    try:
+        value: Any = yaml.load(raw, _Scalars)
+    except yaml.YAMLError:
+        value = raw
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, mapping by mapping; neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) -> Config:
+    """One validated configuration from layers, later ones winning, every plug-in option filled in.
+
+    `methods` are names or ``file.py:Class`` specs; None = those that the layers name. Raises BenchError with every
+    wrong key, its nearest valid name, and every wrong value.
+    """
+    data: dict[str, Any] = {}
+    for layer in layers:
+        data = merge(data, layer)
+    options = data.get("methods") or {}
+    if not isinstance(options, Mapping) or not all(isinstance(value, Mapping | None) for value in options.values()):
+        raise BenchError("methods: expected options by method, e.g. --set methods.spark.mask_ratio=0.5")
+    for name, own in options.items():
+        if name in registry.names("methods"):  # also of methods that do not run: a mistyped option is a mistake
+            validated(registry.load("methods", name).Options, own or {}, f"methods.{name}")
+    if methods is not None:
+        specs = _specs(methods)
+        unknown = [name for name in options if name not in specs and name not in registry.names("methods")]
+        if unknown:
+            raise BenchError(f"methods.{unknown[0]}: no such method: {nearest(unknown[0], registry.names('methods'))}")
+        data["methods"] = {name: options.get(name) or {} for name in specs}
+        data["sources"] = {name: spec for name, spec in specs.items() if ".py:" in spec}
+    config = validated(Config, data, "")
+    filled: dict[str, Any] = {
+        "dataset": _filled("datasets", config.dataset),
+        "encoder": _filled("encoders", config.encoder),
+        "methods": {
+            name: validated(
+                registry.load("methods", config.method_spec(name)).Options, options, f"methods.{name}"
+            ).model_dump(mode="json")
+            for name, options in config.methods.items()
+        },
+    }
+    policies(config.augmentation)  # raises DatasetError for strengths that no policy has
+    return config.model_copy(
+        update={
+            "dataset": PluginConfig(**filled["dataset"]),
+            "encoder": PluginConfig(**filled["encoder"]),
+            "methods": filled["methods"],
+        }
+    )
+
+
+def _specs(methods: Sequence[str]) -> dict[str, str]:
+    """Name -> spec. Raises BenchError where two have one name."""
+    specs: dict[str, str] = {}
+    for spec in methods:
+        name = registry.method_name(spec)
+        if specs.get(name, spec) != spec or (".py:" in spec and name in registry.names("methods")):
+            raise BenchError(f"{spec}: another method is called {name!r}: give the class another `name`")
+        specs[name] = spec
+    return specs
+
+
+def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
+    """`data` as `model`; a BenchError names each wrong key with the nearest right one, and each wrong value."""
+    lists = {
+        key: [word.strip() for word in value.split(",")]
+        for key, value in data.items()
+        if isinstance(value, str) and key in model.model_fields and "tuple" in str(model.model_fields[key].annotation)
+    }
+    try:
+        return model.model_validate({**data, **lists})
+    except ValidationError as error:
+        raise BenchError(_readable(error, where, model.model_fields)) from error
+
+
+def _filled(kind: Literal["datasets", "encoders"], plugin: PluginConfig) -> dict[str, Any]:
+    found = registry.load(kind, plugin.spec)
+    options = validated(found.Options, plugin.options, kind[:-1])
+    source = plugin.spec if ".py:" in plugin.spec else None
+    return {"name": found.name, "source": source, **options.model_dump(mode="json")}
+
+
+def _readable(error: ValidationError, where: str, fields: Mapping[str, Any]) -> str:
+    lines = []
+    found = error.errors()
+    for problem in found:
+        path = [str(part) for part in problem["loc"]]
+        if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in found):
+            continue  # its items are wrong, and have a line each
+        key = ".".join(filter(None, [where, *path]))
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key}: no such setting: {nearest(path[-1], _known(fields, path[:-1]))}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key}: missing")
+        else:
+            lines.append(f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]} (given: {problem['input']!r})")
+    return "\n".join(lines)
+
+
+def _known(fields: Mapping[str, Any], path: Sequence[str]) -> list[str]:
+    for part in path:
+        inner = fields[part].annotation if part in fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        fields = inner.model_fields
+    return list(fields)

@@ -1,0 +1,107 @@
+"""Finding methods, encoders and datasets by name: built-in and third-party ones come the same way, as entry points."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from voxbench.benchmark.settings.errors import BenchError, nearest
+from voxbench.datasets.base import Dataset
+from voxbench.methods.base import Encoder, Method
+
+Kind = Literal["methods", "encoders", "datasets"]
+_BASES: Mapping[Kind, type] = {"methods": Method, "encoders": Encoder, "datasets": Dataset}
+
+
+@cache  # a grid asks for each of its cells, and reading what is installed takes milliseconds
+def names(kind: Kind) -> Mapping[str, EntryPoint]:
+    """Registered names, in alphabetical order."""
+    return {point.name: point for point in sorted(entry_points(group=f"voxbench.{kind}"), key=lambda p: p.name)}
+
+
+def load(kind: Kind, spec: str) -> Any:
+    """The class registered as `spec`, or the one that ``path/to/file.py:Class`` names.
+
+    Raises BenchError for an unknown name, a file that does not import, or a class of another kind.
+    """
+    found = _from_file(kind, spec) if ".py:" in spec else _from_entry_point(kind, spec)
+    base = _BASES[kind]
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise BenchError(f"{spec}: this is not a subclass of voxbench's {base.__name__}")
+    return found
+
+
+def method_name(spec: str) -> str:
+    """The name under which results of `spec` are kept: a file's class says it itself."""
+    if ".py:" not in spec:
+        return spec
+    found = load("methods", spec)
+    if not isinstance(getattr(found, "name", None), str):
+        raise BenchError(f"{spec}: the class needs a `name`, under which its results are kept")
+    return str(found.name)
+
+
+def source_digest(kind: Kind, spec: str) -> str | None:
+    """A third party's class by its name and its file's hash, and its package's version. None: our own.
+
+    A changed one gives other results; what else a file imports is not known here.
+    """
+    if ".py:" in spec:
+        file, _, name = spec.rpartition(":")
+        return f"{name} {_hash(Path(file))}"
+    point = names(kind).get(spec)
+    package = None if point is None else point.dist
+    if point is None or package is None or package.name == "voxbench":
+        return None
+    module = importlib.util.find_spec(point.module)
+    content = [_hash(Path(module.origin))] if module is not None and module.has_location and module.origin else []
+    return " ".join([package.name, package.version, point.value, *content])  # an editable package keeps its version
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _from_entry_point(kind: Kind, name: str) -> Any:
+    known = names(kind)
+    if name not in known and name.endswith(".py"):
+        raise BenchError(f"{name}: which class of this file is the {kind[:-1]}? Write {name}:CLASS")
+    if name not in known:
+        raise BenchError(f"no {kind[:-1]} is called {name!r}: {nearest(name, known)}")
+    try:
+        return known[name].load()
+    except Exception as error:  # a third party's package may fail in any way
+        raise BenchError(f"{kind[:-1]} {name!r} cannot be imported ({error}): install what it needs") from error
+
+
+def _from_file(kind: Kind, spec: str) -> Any:
+    file, _, name = spec.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise BenchError(f"{file}: no such file (given as {kind[:-1]} {spec!r})")
+    # A stable module name lets worker processes and pickles find the class again.
+    module_name = f"voxbench_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        loader = importlib.util.spec_from_file_location(module_name, path)
+        if loader is None or loader.loader is None:
+            raise BenchError(f"{file}: not a Python file")
+        module = importlib.util.module_from_spec(loader)
+        sys.modules[module_name] = module
+        try:
+            loader.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise BenchError(f"{file}: importing it fails: {type(error).__name__}: {error}") from error
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module_name]
+        classes = [value.__name__ for value in own if isinstance(value, type)]
+        raise BenchError(f"{file} has no class {name!r}: {nearest(name, classes)}") from None

@@ -1,0 +1,1 @@
+"""One job: the one training loop, pretraining, fine-tuning and evaluation."""

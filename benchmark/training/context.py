@@ -1,0 +1,29 @@
+"""What a worker process has open: the configuration, the volumes, the store and the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from voxbench.benchmark.records.store import Store
+from voxbench.benchmark.settings.config import Config
+from voxbench.datasets.base import Dataset
+from voxbench.datasets.views.augment import Policy
+from voxbench.datasets.volumes.bank import VolumeBank
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Opened once a process."""
+
+    config: Config
+    dataset: Dataset
+    bank: VolumeBank
+    store: Store
+    policies: Mapping[str, Policy]
+    device: torch.device

@@ -1,0 +1,198 @@
+"""Carrying out one pretraining stage: targets, training, checks, weights and record."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from voxbench.benchmark.planning.plan import StagePlan
+from voxbench.benchmark.records.costs import Meter, device_name
+from voxbench.benchmark.settings.assemble import build_method, placed
+from voxbench.benchmark.settings.config import StageRecipe
+from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
+from voxbench.benchmark.training.context import Context, Progress
+from voxbench.benchmark.training.showcase import write_examples
+from voxbench.benchmark.training.targets import Targets, evaluating
+from voxbench.benchmark.training.train import NonFiniteLossError, Training, optimise, start
+from voxbench.datasets.views.loader import Draw, Loader
+from voxbench.methods.base import Batch, Method, Stage
+
+CHECKPOINT_EVERY_S = 120.0
+COLLAPSED_ABOVE = 0.9  # of `collapse`: 0 = embeddings spread over the sphere, 1 = all the same
+PROBE = 64  # volumes whose embeddings are watched
+
+
+def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any]:
+    """Trains the stage, saves its weights and returns its record, which is also saved.
+
+    Raises NonFiniteLossError if it diverges, MethodError if the method cannot work with the data.
+    """
+    method, stage = _rebuilt(context, plan)
+    recipe = _recipe(context, stage)
+    placed(method, context.device)
+    with Meter(context.device) as meter:
+        loader = _loader(context, plan, stage, method)
+        per_step = loader.batch * stage.views
+        training = start(stage.module, recipe, max(1, math.ceil(recipe.volumes / per_step)))
+        watch = _Watch(context, plan, stage, loader, progress)
+        watch.resume(training)
+        optimise(
+            training,
+            lambda draw: stage.loss(_batch(draw)),
+            loader,
+            recipe,
+            after_step=stage.after_step,
+            on_step=watch,
+        )
+        method.eval()
+        if stage.finish is not None:
+            with torch.no_grad():
+                stage.finish(loader.plain())
+    watch.final(training)
+    context.store.save_weights(plan.key, "module", stage.module.state_dict())
+    context.store.save_weights(plan.key, "encoder", method.encoder.state_dict())
+    return {
+        "result_version": RESULT_VERSION,
+        "key": plan.key,
+        "status": "ok",
+        "method": plan.method,
+        "stage": plan.name,
+        "seed": plan.seed,
+        "fold": plan.fold,
+        "steps": training.steps,
+        "volumes_per_step": per_step,
+        "curve": training.curve,
+        "collapse": watch.collapse,
+        "collapsed": watch.collapse is not None and watch.collapse > COLLAPSED_ABOVE,
+        "n_volumes": len(plan.members),
+        "n_normal_labels": len(plan.labels),
+        "seconds": meter.seconds + watch.seconds_before,
+        "volumes_per_second": watch.steps_here * per_step / meter.seconds,
+        "peak_memory_mb": meter.peak_memory_mb,
+        "device": device_name(context.device),
+        "upstream": list(plan.upstream),
+        "seen": sorted(context.bank.hashes[i] for i in loader.seen),
+        **_shown(context, plan, stage),
+    }
+
+
+def _shown(context: Context, plan: StagePlan, stage: Stage) -> dict[str, Any]:
+    """What the report shows of the stage; a figure that cannot be drawn does not undo the training behind it."""
+    try:
+        return write_examples(context, plan, stage)
+    except Exception as error:  # a third party's `reconstruct` may fail in any way
+        return {"showcase_error": f"{type(error).__name__}: {error}"}
+
+
+def _rebuilt(context: Context, plan: StagePlan) -> tuple[Method, Stage]:
+    """The method as the stages before this one left it."""
+    method = build_method(context.config, plan.method, context.dataset.shape, plan.seed, plan.fold)
+    stages = method.stages()
+    for done, key in zip(stages, plan.upstream, strict=False):
+        done.module.load_state_dict(context.store.load_weights(key, "module"), strict=True)
+    return method, stages[plan.index]
+
+
+def _batch(draw: Draw) -> Batch:
+    return Batch(views=draw.views, target=draw.target, rng=draw.rng)
+
+
+def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method) -> Loader:
+    """Draws of the stage's volumes, with their targets where it has any (computing those is part of its cost)."""
+    targets = None
+    if stage.targets is not None:
+        folder = context.store.stage_folder(plan.key)
+        targets = Targets(folder, stage.targets, method, context.bank, plan.members, context.device)
+    return Loader(
+        context.bank,
+        plan.members,
+        batch=_recipe(context, stage).batch,
+        policy=context.policies[stage.augmentation],
+        seed=derive_seed(plan.seed, plan.fold, plan.method, stage.name),
+        device=context.device,
+        views=stage.views,
+        targets=targets,
+    )
+
+
+def _recipe(context: Context, stage: Stage) -> StageRecipe:
+    return context.config.prior if stage.budget == "prior" else context.config.pretrain
+
+
+class _Watch:
+    """Called after each step: progress, collapse, checkpoints."""
+
+    def __init__(self, context: Context, plan: StagePlan, stage: Stage, loader: Loader, progress: Progress) -> None:
+        self.context = context
+        self.loader = loader
+        self.plan = plan
+        self.embed = stage.embed
+        self.module = stage.module
+        self.progress = progress
+        self.collapse: float | None = None
+        self.seconds_before = 0.0
+        self.started_at = 0
+        self.steps_here = 0
+        self.clock = self.saved = time.perf_counter()
+        self.probe = tuple(plan.members[:PROBE])
+
+    def resume(self, training: Training) -> None:
+        """Goes on from a checkpoint, if there is one."""
+        state = self.context.store.load_checkpoint(self.plan.key)
+        if state is not None:
+            training.load(state["training"])
+            self.seconds_before = float(state["seconds"])
+            self.loader.seen.update(state["seen"])
+            self.started_at = training.step
+
+    def __call__(self, training: Training) -> bool:
+        self.progress(training.step, training.steps)
+        self.steps_here = training.step - self.started_at
+        if training.curve and training.curve[-1]["step"] == training.step and self._due(training):
+            self._measure(training)
+        now = time.perf_counter()
+        if now - self.saved > CHECKPOINT_EVERY_S and training.step < training.steps:
+            self.saved = now
+            self._check_weights(training)
+            seconds = self.seconds_before + now - self.clock
+            state = {"training": training.state(), "seconds": seconds, "seen": sorted(self.loader.seen)}
+            self.context.store.save_checkpoint(self.plan.key, state)
+        return False
+
+    def final(self, training: Training) -> None:
+        """The last measurement."""
+        self._measure(training)
+
+    def _check_weights(self, training: Training) -> None:
+        # On a GPU losses are looked at in bundles: a checkpoint in between must not keep what is lost already.
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.module.parameters()):
+            raise NonFiniteLossError(f"weights are not finite at step {training.step}: lower the learning rate (lr)")
+
+    def _due(self, training: Training) -> bool:
+        # A tenth of the curve's points: watching costs a forward pass.
+        return len(training.curve) % 10 == 1
+
+    def _measure(self, training: Training) -> None:
+        if self.embed is None or len(self.probe) < 2:
+            return
+        with torch.no_grad(), evaluating(self.module):
+            embedded = self.embed(self.context.bank.batch(self.probe, self.context.device)).float()  # [P, E]
+        if not bool(torch.isfinite(embedded).all()):
+            raise NonFiniteLossError(f"embeddings are not finite at step {training.step}: lower the learning rate")
+        self.collapse = collapse_of(embedded)
+        training.curve[-1]["collapse"] = self.collapse
+
+
+def collapse_of(embedded: Tensor) -> float:
+    """1 - sqrt(E) x mean standard deviation of L2-normalised embeddings [P, E], cut to [0, 1].
+
+    0 for embeddings spread over the sphere, 1 for one and the same (Chen and He, SimSiam, CVPR 2021, section 4.1).
+    """
+    from lightly.utils.debug import std_of_l2_normalized  # brings torchvision: seconds that few processes need
+
+    spread = float(std_of_l2_normalized(embedded)) * math.sqrt(embedded.shape[1])
+    return min(1.0, max(0.0, 1.0 - spread))

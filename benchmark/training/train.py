@@ -1,0 +1,162 @@
+"""The one training loop: every pretraining stage and every fine-tuning runs through `optimise`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightly.utils.lars import LARS
+from lightly.utils.scheduler import cosine_schedule
+from torch import Tensor, nn
+
+from voxbench.benchmark.settings.config import Recipe
+from voxbench.datasets.views.loader import Draw, Loader
+from voxbench.methods.base import MethodError
+
+CURVE_POINTS = 100  # a curve for a plot needs no more
+OTHER_STREAM = 0x5DEECE66D  # keeps the global generator's numbers apart from those that augmented the batch
+GPU_CHECK_EVERY = 20  # reading a loss waits for the GPU, so there losses are checked in bundles
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite: nothing after that step means anything."""
+
+
+@dataclass(kw_only=True)
+class Training:
+    """The state of an optimisation: all that a checkpoint must hold to go on bit for bit."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    steps: int
+    step: int = 0  # steps done
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain numbers only, so that it loads with ``weights_only=True``."""
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "curve": self.curve,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes up where `state` was made."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = int(state["step"])
+        self.curve = list(state["curve"])
+
+
+def start(module: nn.Module, recipe: Recipe, steps: int) -> Training:
+    """A training of `module`'s trainable parameters; biases and norms are kept from weight decay (and from LARS)."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "lars":
+        optimizer = LARS(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+    return Training(module=module, optimizer=optimizer, steps=steps)
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine that would be zero one step after the last; a function of the step alone."""
+    warm = round(recipe.warmup * steps)
+    if step < warm:
+        return recipe.lr * (step + 1) / warm
+    return recipe.lr * float(cosine_schedule(step - warm, steps - warm + 1, 1.0, 0.0))
+
+
+def optimise(
+    training: Training,
+    loss: Callable[[Draw], Tensor],
+    loader: Loader,
+    recipe: Recipe,
+    *,
+    after_step: Callable[[float], None] | None = None,
+    on_step: Callable[[Training], bool] | None = None,
+) -> None:
+    """Runs `training` to its end, or until `on_step` answers True.
+
+    On a GPU forward passes run in bfloat16 autocast; on a CPU in float32 (bfloat16 there gave NaN losses).
+    Raises NonFiniteLossError naming the step, and MethodError for a loss that cannot be differentiated.
+    """
+    device = loader.device
+    training.module.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        _steps(training, loss, loader, recipe, after_step, on_step)
+
+
+def _steps(
+    training: Training,
+    loss: Callable[[Draw], Tensor],
+    loader: Loader,
+    recipe: Recipe,
+    after_step: Callable[[float], None] | None,
+    on_step: Callable[[Training], bool] | None,
+) -> None:
+    device = loader.device
+    every = max(1, math.ceil(training.steps / CURVE_POINTS))
+    check_every = GPU_CHECK_EVERY if device.type == "cuda" else 1
+    losses: list[Tensor] = []
+    while training.step < training.steps:
+        rate = learning_rate(recipe, training.step, training.steps)
+        for group in training.optimizer.param_groups:
+            group["lr"] = rate
+        draw = loader.draw(training.step)
+        # Methods draw from `draw.rng`, but layers such as nn.Dropout know the global generator only.
+        torch.manual_seed(draw.rng.initial_seed() ^ OTHER_STREAM)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            value = loss(draw)
+        _check_usable(value)
+        training.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        if recipe.clip > 0:
+            nn.utils.clip_grad_norm_(training.module.parameters(), recipe.clip)
+        training.optimizer.step()
+        training.step += 1
+        losses.append(value.detach())
+        last = training.step == training.steps
+        if len(losses) >= check_every or last:
+            _check(losses, training.step)
+            losses = losses[-1:] if not last else []
+        if after_step is not None:
+            after_step(training.step / training.steps)
+        if training.step % every == 0 or last or training.step == 1:
+            training.curve.append({"step": training.step, "loss": _finite(value, training.step), "lr": rate})
+        if on_step is not None and on_step(training):
+            return
+
+
+def _check_usable(loss: Tensor) -> None:
+    """What PyTorch would say in its own terms; raises MethodError."""
+    if loss.ndim:
+        raise MethodError(f"the loss has shape {list(loss.shape)}: return a scalar, such as its mean")
+    if not loss.requires_grad:
+        raise MethodError("the loss depends on no parameter: compute it by what the stage trains, without detach")
+
+
+def _check(losses: list[Tensor], step: int) -> None:
+    finite = torch.isfinite(torch.stack(losses))
+    if not bool(finite.all()):
+        first = step - len(losses) + 1 + int((~finite).nonzero()[0])
+        value = losses[first - step - 1].item()
+        if first == 1:
+            raise NonFiniteLossError(f"the loss is {value} at step 1, before anything was learnt: mend the loss")
+        raise NonFiniteLossError(
+            f"the loss is {value} at step {first}: lower the learning rate (lr), or set a gradient limit (clip), of "
+            "prior, pretrain or finetune"
+        )
+
+
+def _finite(value: Tensor, step: int) -> float:
+    _check([value.detach()], step)
+    return float(value.detach())

@@ -1,0 +1,1 @@
+"""Maxillary sinuses: the phantom, and its findings implanted into real heads."""

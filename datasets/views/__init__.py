@@ -1,0 +1,1 @@
+"""From volumes to batches: augmentation and the loader."""

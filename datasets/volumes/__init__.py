@@ -1,0 +1,1 @@
+"""Volumes on disk: NIfTI files, and the bank of those that were read."""

@@ -1,0 +1,1 @@
+"""What may be concluded from the rows: differences, their certainty, and remarks."""

@@ -1,0 +1,91 @@
+"""What a reader should know about a grid beside its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from voxbench.reports.judging.words import counted, listed
+from voxbench.reports.reading.grid import Grid
+from voxbench.reports.reading.run_folder import percent
+
+Floats = npt.NDArray[np.float64]
+
+
+def remarks(grid: Grid, draws: Sequence[Floats]) -> tuple[str, ...]:
+    """Of the cells and of `draws`, the AUPRC of each compared cell in all resamples."""
+    return (
+        *grid.remarks,
+        *_lacking_classes(grid),
+        *_constant_scores(grid),
+        *_collapsed(grid),
+        *_undefined_draws(draws),
+    )
+
+
+def unevenness(grid: Grid, fractions: Sequence[float]) -> tuple[str, ...]:
+    """Where methods do not all have the same folds and seeds: what is compared over which, and what is left out."""
+    shared = {fraction: grid.shared(fraction) for fraction in fractions}
+    planned = len(grid.replicates)
+    fewer = [
+        f"{len(one.replicates)} of {planned} at {percent(fraction)}"
+        for fraction, one in shared.items()
+        if 0 < len(one.replicates) < planned
+    ]
+    left_out = [
+        f"{method} at {percent(fraction)}, {count} of {planned}"
+        for fraction, one in shared.items()
+        for method, count in one.left_out.items()
+    ]
+    said = []
+    if fewer:
+        said.append(
+            "All numbers are over the pairs of fold and seed in which every method that is compared has a score: "
+            f"{listed(fewer)}."
+        )
+    if left_out:
+        said.append(f"Not compared, having too few scores in common with the others: {'; '.join(left_out)}.")
+    return tuple(said)
+
+
+def _constant_scores(grid: Grid) -> list[str]:
+    methods: dict[str, int] = {}
+    for cell in grid.scored:
+        if cell.units is not None and np.ptp(cell.units.scores, axis=0).max() == 0:
+            methods[cell.place.method] = methods.get(cell.place.method, 0) + 1
+    return [
+        f"{m}: {counted(n, 'cell')} with the same score for every test unit, no skill at all"
+        for m, n in methods.items()
+    ]
+
+
+def _lacking_classes(grid: Grid) -> list[str]:
+    """Test parts of several classes that lack some: their macro mean is over the others."""
+    lacking = {
+        cell.place.replicate
+        for cell in grid.scored
+        if cell.units is not None and len(np.unique(cell.units.labels)) < max(2, cell.units.scores.shape[1])
+    }
+    if not lacking:
+        return []
+    parts = counted(len(grid.replicates), "test part")
+    return [f"in {len(lacking)} of {parts} a class is missing: macro means there are over the others"]
+
+
+def _collapsed(grid: Grid) -> list[str]:
+    methods = {c.place.method for c in grid.scored if c.row is not None and c.row.collapsed}
+    return [f"{m}: its pretraining collapsed, all volumes got nearly one embedding" for m in sorted(methods)]
+
+
+def _undefined_draws(draws: Sequence[Floats]) -> list[str]:
+    if not draws:
+        return []
+    share = float(np.mean([np.isnan(drawn).mean() for drawn in draws]))
+    if share < 0.01:
+        return []
+    return [
+        f"in {share:.0%} of the resamples a fold has patients of one class only and is left out of the mean "
+        "there: the test parts are small, take the intervals with care"
+    ]

@@ -1,0 +1,120 @@
+"""Make everything under RUN/report/ from a run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxbench.reports.judging.analysis import Analysis, analyse
+from voxbench.reports.judging.words import listed
+from voxbench.reports.pages.across import Across
+from voxbench.reports.pages.page import Page, View, make_source, make_view, render, subtitle
+from voxbench.reports.reading.grid import Grid, build_grid
+from voxbench.reports.reading.run_folder import ReportError, RunFolder, read_run
+from voxbench.reports.tables.numbers import numbers
+from voxbench.reports.tables.paper_tables import main_csv
+from voxbench.reports.tables.table import Table
+
+__all__ = ["Report", "ReportError", "write_report"]
+
+WRITTEN = ".written"  # beside the plots: the names of those that a report wrote
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command line shows of a report."""
+
+    conclusion: tuple[str, ...]  # sentences, the answer first
+    table: Table  # `table.rich()` for a terminal
+    files: tuple[Path, ...]
+
+    @property
+    def page(self) -> Path:
+        """The page to open."""
+        return next(path for path in self.files if path.name == "index.html")
+
+
+def write_report(run: Path, *, reference: bool = False) -> Report:
+    """Write RUN/report/ and return what to print.
+
+    `reference` adds the seed paper's published numbers, marked as from another cohort. Raises ReportError.
+    """
+    folder = read_run(run)
+    analysis = analyse(build_grid(folder))
+    return write_pages([analysis], [(folder, analysis.grid)], run / "report", reference=reference)
+
+
+def write_pages(
+    analyses: Sequence[Analysis],
+    sources: Sequence[tuple[RunFolder, Grid]],
+    out: Path,
+    *,
+    reference: bool = False,
+    across: Across | None = None,
+) -> Report:
+    """Write tables, plots and the page of one or several datasets into `out`, in place of what a report left there."""
+    views = [make_view(analysis, reference=reference, several=len(analyses) > 1) for analysis in analyses]
+    grids = [analysis.grid for analysis in analyses]
+    page = Page(
+        title=listed([grid.name for grid in grids]),
+        subtitle=subtitle(grids),
+        views=views,
+        sources=[make_source(run, grid) for run, grid in sources],
+        n_resamples=len(analyses[0].weights),
+        made_by="bench report" if len(sources) == 1 else "bench compare",
+        across=across,
+    )
+    tables = [table for view in views for table in _tables(view)] + ([across.table] if across and across.table else [])
+    texts = {
+        "table.md": "\n".join(view.main.markdown() for view in views),
+        "table.tex": "\n".join(view.main.latex() for view in views),
+        "table.csv": main_csv(grids),
+        "tables.md": "\n".join(table.markdown() for table in tables),
+        "tables.tex": "\n".join(table.latex() for table in tables),
+        **numbers(analyses),
+        **({} if across is None else {"ranks.csv": across.csv}),
+        "conclusion.md": "\n".join(_conclusion(view, several=len(views) > 1) for view in views),
+        "index.html": render(page),
+    }
+    plots = {(f"{view.name}-" if len(views) > 1 else "") + plot.name: plot for view in views for plot in view.plots}
+    plots |= {} if across is None else {plot.name: plot for plot in across.plots}
+    drawn = {f"{name}.svg": plot.svg.encode() for name, plot in plots.items()}
+    drawn |= {f"{name}.png": plot.png for name, plot in plots.items()}
+    files = [_write(out / name, text.encode()) for name, text in texts.items()]
+    _forget_plots(out / "plots", drawn.keys())
+    files += [_write(out / "plots" / name, content) for name, content in sorted(drawn.items())]
+    return Report(conclusion=views[0].conclusion, table=views[0].main, files=tuple(files))
+
+
+def _tables(view: View) -> list[Table]:
+    efficiency = [view.efficiency] if view.efficiency is not None else []
+    return [view.main, view.intervals, *view.pairs, *efficiency, *view.recalls, *view.others]
+
+
+def _conclusion(view: View, *, several: bool) -> str:
+    heading = [f"### {view.name}", ""] if several else []
+    return "\n".join([*heading, view.conclusion[0], "", *(f"- {sentence}" for sentence in view.conclusion[1:]), ""])
+
+
+def _forget_plots(folder: Path, drawn: Collection[str]) -> None:
+    """Removes plots of an earlier report whose fraction or method is no more, and notes which are `drawn` now.
+
+    Only what the note says a report has written is removed: `folder` may be the user's own, with pictures of theirs.
+    """
+    note = folder / WRITTEN
+    earlier = note.read_text(encoding="utf-8").splitlines() if note.is_file() else []
+    for name in earlier:
+        if name not in drawn and Path(name).name == name and name.endswith((".svg", ".png")):
+            (folder / name).unlink(missing_ok=True)
+    _write(note, "".join(f"{name}\n" for name in sorted(drawn)).encode())
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Whole or not at all: a page that is being looked at is never half a page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+    return path

@@ -1,0 +1,112 @@
+"""Tables of what is compared: intervals and ranks, pairs of methods, label efficiency."""
+
+from __future__ import annotations
+
+import math
+
+from voxbench.reports.judging.analysis import Analysis, Comparison, Efficiency
+from voxbench.reports.judging.remarks import unevenness
+from voxbench.reports.judging.words import interval, p_value, signed
+from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.tables.table import Entry, Table
+
+
+def interval_table(analysis: Analysis) -> Table:
+    """Methods x fractions: the shared rank, the mean and its 95 % interval."""
+    grid = analysis.grid
+    rows = []
+    for method in grid.methods:
+        entries = [Entry(method)]
+        for fraction in grid.fractions:
+            estimate = analysis.estimates[method, fraction]
+            rank = analysis.ranks[fraction].get(method)
+            if rank is None:
+                entries.append(
+                    Entry("left out" if method in grid.shared(fraction).left_out else "no score", faint=True)
+                )
+            else:
+                entries.append(Entry(f"{rank}. {interval(estimate.mean, estimate.low, estimate.high)}"))
+        rows.append(tuple(entries))
+    return Table(
+        title=f"Rank, AUPRC and its 95 % interval on {grid.name}",
+        columns=("Method", *map(percent, grid.fractions)),
+        rows=tuple(rows),
+        notes=(
+            "Methods that cannot be separated share a rank: it is 1 + the number of methods that are "
+            "separably better. "
+            f"Interval: {len(analysis.weights)} resamples of {len(analysis.patients)} patients (BCa); "
+            f"it speaks of "
+            "other patients, not of another training.",
+            *unevenness(grid, grid.fractions),
+        ),
+    )
+
+
+def comparison_table(analysis: Analysis, fraction: float) -> Table:
+    """All pairs at a fraction, the clearest first."""
+    pairs = sorted(
+        (one if one.difference >= 0 else analysis.between(one.second, one.first, fraction) or one
+         for one in analysis.comparisons[fraction]),
+        key=lambda one: (not one.separable, -one.difference),
+    )  # fmt: skip
+    return Table(
+        title=f"Pairs of methods at {percent(fraction)} of the labels",
+        columns=("Pair", "Difference", "p bootstrap", "p t-test", "P(better)", "Separable"),
+        rows=tuple(_pair(one) for one in pairs),
+        notes=(
+            "Both p values are Holm-corrected over the pairs of this fraction: paired patient "
+            "bootstrap, and corrected "
+            "resampled t-test of Nadeau and Bengio. Separable: both below 0.05. P(better): share of "
+            "folds and seeds in "
+            "which the first is ahead.",
+            *unevenness(analysis.grid, [fraction]),
+        ),
+    )
+
+
+def _pair(one: Comparison) -> tuple[Entry, ...]:
+    return (
+        Entry(f"{one.first} − {one.second}"),
+        Entry(f"{signed(one.difference)} ({signed(one.low)} to {signed(one.high)})"),
+        Entry(p_value(one.p_bootstrap_holm)),
+        Entry(p_value(one.p_t_holm)),
+        Entry(f"{one.improvement:.2f}"),
+        Entry("yes" if one.separable else "no", bold=one.separable, faint=not one.separable),
+    )
+
+
+def efficiency_table(analysis: Analysis) -> Table | None:
+    """Labels that the baseline needs; None where there is no baseline or one fraction only."""
+    if not analysis.efficiency or analysis.grid.baseline is None:
+        return None
+    smallest = percent(analysis.grid.fractions[0])
+    return Table(
+        title=f"Labels that {analysis.grid.baseline} needs to match a method at {smallest}",
+        columns=("Method", f"Labels at {smallest}", f"{analysis.grid.baseline} needs", "95 % interval"),
+        rows=tuple(
+            (
+                Entry(one.method),
+                Entry(f"{one.method_labels:.0f}"),
+                Entry(labels_needed(one, one.labels)),
+                Entry(f"{labels_needed(one, one.low)} to {labels_needed(one, one.high)}"),
+            )
+            for one in analysis.efficiency
+        ),
+        notes=(
+            "Read off the baseline's learning curve, straight between its points in the logarithm of "
+            "labels spent; the "
+            "interval is the percentile interval of the same patient bootstrap. Over the folds and seeds that all "
+            "fractions of the curve share.",
+        ),
+    )
+
+
+def labels_needed(one: Efficiency, labels: float) -> str:
+    """A number of labels in words."""
+    if math.isnan(labels):
+        return "–"
+    if math.isinf(labels):
+        return f"more than {one.most:.0f}"
+    if labels <= one.least:
+        return f"at most {one.least:.0f}"
+    return f"{labels:.0f}"

@@ -1,0 +1,154 @@
+"""Planted leaks are caught, and a clean run is proved clean."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from voxbench.benchmark.planning.audit import Served, audit_plan, audit_seen
+from voxbench.benchmark.running.runner import Run
+from voxbench.benchmark.settings.config import AuditConfig
+from voxbench.benchmark.settings.errors import AuditError
+from voxbench.datasets.sinus.phantom import SinusPhantom
+
+Planned = Callable[..., Run]
+PHANTOM = ("dataset.patients=30", "dataset.pool_patients=6")
+
+
+def write_cohort(folder: Path, change: Callable[[np.ndarray], np.ndarray] | None) -> Path:
+    """A manifest of phantoms as NIfTI; with `change`, a labelled volume so changed is in the pool too."""
+    data = SinusPhantom(SinusPhantom.Options(patients=12, pool_patients=4))
+    folder.mkdir()
+    rows = ["path,patient_id,label"]
+
+    def write(name: str, volume: np.ndarray, patient: str, label: str) -> None:
+        nibabel.Nifti1Image(volume, np.diag([1.5, 1.5, 1.5, 1.0])).to_filename(folder / f"{name}.nii.gz")
+        rows.append(f"{name}.nii.gz,{patient},{label}")
+
+    for item in data.items():
+        label = "" if item.label is None else ("normal", "anomalous")[item.label]
+        write(item.volume, data.read(item)[0], item.patient, label)
+    if change is not None:
+        victim = next(item for item in data.items() if item.label == 1)
+        write("somebody", change(data.read(victim)[0]), "somebody-else", "")
+    manifest = folder / "manifest.csv"
+    manifest.write_text("\n".join(rows) + "\n")
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda v: v[::-1].copy(), "the same volume"),
+        (lambda v: (1000 * v).astype(np.int16), "the same volume"),
+        (lambda v: v + np.random.default_rng(0).normal(0, 0.01, v.shape).astype(np.float32), "nearly the same volume"),
+    ],
+    ids=["mirrored", "saved in other units", "with a little noise"],
+)
+def test_a_test_patient_in_the_pool_under_another_name_is_caught(
+    tmp_path: Path, bench: Callable[..., int], change: Callable[[np.ndarray], np.ndarray], what: str
+) -> None:
+    manifest = write_cohort(tmp_path / "cohort", change)
+    with pytest.raises(AuditError, match=r"leak: .*pretraining.*same volume.*somebody"):
+        bench(dataset=str(manifest), methods="simclr")
+    record = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert record["outcome"] == "leak"
+    assert any(what in finding["what"] for finding in record["planned"]["findings"])
+    assert "somebody" not in json.dumps(record)
+    assert not (tmp_path / "run" / "cells").exists()
+
+
+PLANTED = """
+from voxbench.datasets.base import Item
+from voxbench.datasets.sinus.phantom import SinusPhantom
+
+class Planted(SinusPhantom):
+    name = "planted"
+
+    def items(self):
+        return (*super().items(), Item(volume="copy", patient="somebody-else"))
+
+    def read(self, item):
+        return super().read(next(i for i in self.items() if i.label == 1) if item.volume == "copy" else item)
+
+    def fingerprint(self):
+        return "planted" + super().fingerprint()
+"""
+
+
+def test_a_copy_that_a_third_partys_dataset_lets_through_is_caught(tmp_path: Path, bench: Callable[..., int]) -> None:
+    (tmp_path / "planted.py").write_text(PLANTED)
+    with pytest.raises(AuditError, match=r"the same volume .*copy and test volume P"):
+        bench(PHANTOM, dataset=f"{tmp_path / 'planted.py'}:Planted", methods="simclr")
+
+
+def test_what_the_loaders_served_is_checked_too(planned: Planned) -> None:
+    run = planned(methods="simclr")
+    hashes = run.bank.hashes
+    key, cell = next(iter(run.plan.cells.items()))
+    parts = {"train": [hashes[cell.train[0]]], "val": [], "test": [hashes[i] for i in cell.test]}
+    seen = Served(key=key, name="cell", parts=parts, stages={cell.stages[0]: [hashes[cell.train[1]]]})
+    assert not audit_seen(run.plan, run.bank, [seen]).findings
+    stages = {cell.stages[0]: [hashes[cell.test[0]]]}
+    assert audit_seen(run.plan, run.bank, [dataclasses.replace(seen, stages=stages)]).findings
+    # also where the cell is of an earlier plan
+    assert audit_seen(run.plan, run.bank, [dataclasses.replace(seen, key="earlier", stages=stages)]).findings
+    partial = dataclasses.replace(seen, parts={**parts, "test": parts["test"][1:]})
+    assert "not the planned test part" in audit_seen(run.plan, run.bank, [partial]).findings[0].what
+
+
+TWINS = """
+from voxbench.datasets.sinus.phantom import SinusPhantom
+
+class Twins(SinusPhantom):
+    def read(self, item):
+        data = super().read(item)
+        if item.volume == self.items()[0].volume:
+            return data
+        if item.label is None and item.volume == next(i for i in self.items() if i.label is None).volume:
+            data = super().read(self.items()[0]).copy()
+            data[:, 0, 0, 0] += 0.01
+        return data
+
+    def fingerprint(self):
+        return "twins" + super().fingerprint()
+"""
+
+
+def test_the_proof_covers_all_that_stands_in_the_table(
+    tmp_path: Path, bench: Callable[..., int], planned: Planned
+) -> None:
+    """A second, narrower command does not wipe out what the first was warned of."""
+    (tmp_path / "twins.py").write_text(TWINS)
+    given = {"dataset": f"{tmp_path / 'twins.py'}:Twins", "fractions": "1.0"}
+    settings = (*PHANTOM, "audit.near_duplicates=warn", "pretrain.volumes=256")  # all of the pool is served
+    assert bench(settings, methods="simclr", **given) == 0
+    proof = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert proof["n_cells"] == 3 and proof["planned"]["warnings"]
+    assert bench(settings, methods="supervised", **given) == 0
+    proof = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert proof["n_cells"] == 6
+    assert not proof["planned"]["warnings"] and proof["served"]["warnings"]
+
+
+def test_a_patient_in_two_parts_is_caught(planned: Planned) -> None:
+    run = planned()
+    key, cell = next(iter(run.plan.cells.items()))
+    run.plan.cells[key] = dataclasses.replace(cell, val=(*cell.val, cell.test[0]))
+    audit = audit_plan(run.plan, run.bank, AuditConfig())
+    assert {finding.what for finding in audit.findings} >= {"the same patient"}
+    with pytest.raises(AuditError, match="validation part of fold 0"):
+        audit.refuse(lambda i: run.bank.items[i].volume)
+
+
+def test_a_clean_plan_is_clean_and_says_how_much_was_compared(planned: Planned) -> None:
+    run = planned(methods="simclr,residual", fractions="0.3,1.0")
+    audit = audit_plan(run.plan, run.bank, AuditConfig())
+    assert not audit.findings
+    assert min(audit.checks.values()) >= 12

@@ -1,0 +1,112 @@
+"""What is trained on what: labels spent, stages shared, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from voxbench.benchmark.planning.audit import audit_plan
+from voxbench.benchmark.running.runner import Run
+from voxbench.benchmark.settings.config import AuditConfig
+
+Planned = Callable[..., Run]
+
+
+def test_methods_share_splits_and_fractions_are_nested(planned: Planned) -> None:
+    run = planned(methods="supervised,simclr", fractions="0.2,1.0")
+    cells = list(run.plan.cells.values())
+    for fold in range(3):
+        here = [c for c in cells if c.fold == fold]
+        assert len({c.test for c in here}) == 1
+        for fraction in (0.2, 1.0):
+            assert len({(c.train, c.val) for c in here if c.fraction == fraction}) == 1
+        small, full = (next(c for c in here if c.fraction == f) for f in (0.2, 1.0))
+        assert set(small.train) < set(full.train)
+        assert set(small.val) < set(full.val)
+
+
+def test_strict_spends_only_the_fraction_and_paper_says_what_it_spends(planned: Planned) -> None:
+    items = planned().bank.items
+    strict, paper = (planned(methods="residual", fractions="0.2", protocol=name).plan for name in ("strict", "paper"))
+    for cell in strict.cells.values():
+        assert set(cell.normals) == {i for i in cell.train if items[i].label == 0}
+    for cell in paper.cells.values():
+        assert set(cell.normals) > {i for i in cell.train if items[i].label == 0}
+        assert not set(cell.normals) & {*cell.val, *cell.test}
+        assert all(items[i].label == 0 for i in cell.normals)
+    assert all(len(c.val) > len(s.val) for c, s in zip(paper.cells.values(), strict.cells.values(), strict=True))
+
+
+def test_pretraining_that_sees_no_label_is_shared_by_folds_and_fractions(planned: Planned) -> None:
+    shared = planned(methods="simclr", fractions="0.2,1.0", settings=("protocol.pretrain_per_fold=false",)).plan
+    assert len(shared.stages) == 1
+    own = planned(methods="simclr", fractions="0.2,1.0", settings=("protocol.pretrain_per_fold=true",)).plan
+    assert len(own.stages) == 3
+    residual = planned(methods="residual", fractions="0.2,1.0").plan
+    # Three folds, two fractions: the autoencoder's normals differ in each, and so does all that follows.
+    assert len(residual.stages) == 12
+
+
+def test_pretraining_sees_the_pool_alone_where_there_is_one(planned: Planned) -> None:
+    run = planned(methods="simclr")
+    assert all(run.bank.items[i].label is None for stage in run.plan.stages.values() for i in stage.members)
+
+
+def test_without_a_pool_pretraining_sees_the_training_part_without_labels(planned: Planned) -> None:
+    run = planned(methods="simclr", settings=("dataset.pool_patients=0",))
+    for cell in run.plan.cells.values():
+        members = run.plan.stages[cell.stages[0]].members
+        assert set(members) >= set(cell.train)
+        assert not set(members) & {*cell.val, *cell.test}
+
+
+def test_keys_follow_what_decides_a_result_and_nothing_else(planned: Planned) -> None:
+    def keys(*settings: str, **given: object) -> set[str]:
+        plan = planned(methods="simclr", settings=settings, **given).plan
+        return {*plan.cells, *plan.stages}
+
+    before = keys()
+    assert keys(workers=4) == before
+    assert not keys("methods.simclr.temperature=0.3") & before
+    assert not keys("dataset.seed=5") & before
+    # Fine-tuning does not decide a pretrained stage.
+    assert len(keys("finetune.lr=0.01") & before) == 1
+    assert keys("augmentation.geometric.noise=[0,0.3]") == before
+
+
+ONE_SIDE = """
+from dataclasses import replace
+from voxbench.datasets.sinus.phantom import SinusPhantom
+
+class OneSide(SinusPhantom):
+    name = "one-side"
+
+    def items(self):
+        # Every patient's right sinus is unlabelled, and so in the pool; its left one is labelled.
+        return [replace(i, label=None, finding=None) if i.side == "right" else i for i in super().items()]
+
+    def fingerprint(self):
+        return "one-side" + super().fingerprint()
+"""
+
+
+def test_the_other_side_of_a_tested_patient_is_not_pretrained_on(planned: Planned, tmp_path: Path) -> None:
+    (tmp_path / "one_side.py").write_text(ONE_SIDE)
+    run = planned(
+        methods="simclr",
+        dataset=f"{tmp_path / 'one_side.py'}:OneSide",
+        settings=("dataset.patients=30", "dataset.pool_patients=6"),
+    )
+    items = run.bank.items
+    for cell in run.plan.cells.values():
+        members = run.plan.stages[cell.stages[0]].members
+        tested = {items[i].patient for i in cell.test}
+        assert not tested & {items[i].patient for i in members}
+        assert {items[i].patient for i in cell.train} <= {items[i].patient for i in members}
+    assert not audit_plan(run.plan, run.bank, AuditConfig()).findings
+
+
+def test_a_method_that_volumes_do_not_suit_is_left_out_with_its_reason(planned: Planned) -> None:
+    run = planned(methods="spark,supervised", settings=("encoder.max_pool=true",))
+    assert {cell.method for cell in run.plan.cells.values()} == {"supervised"}
+    assert "encoder.max_pool=false" in run.plan.skipped["spark"]
