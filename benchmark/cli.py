@@ -175,6 +175,27 @@ def list_(
 
 
 @app.command()
+def profile(
+    methods: Annotated[str, typer.Option(help="all, or names with commas between.")] = "all",
+    dataset: Annotated[str | None, typer.Option(help="As for bench run.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="As for bench run.")] = None,
+    preset: Annotated[str, typer.Option(help="quick, small, paper, or a YAML file.")] = "quick",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting of the configuration.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each kind that are timed.")] = 10,
+    batch: Annotated[int | None, typer.Option(min=2, help="Volumes a step; not given: the preset's.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="As for bench run.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the figures.")] = Path("runs/profile"),
+) -> None:
+    """Measure how fast each method trains on this machine, and what its steps spend their time on."""
+    from voxbench.benchmark.commands import profile as command_profile
+
+    given = command_profile.arguments(methods, dataset, data_root, preset, settings or (), device, cache, out)
+    command_profile.execute(given, steps, batch, threads, console)
+
+
+@app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     reference: Annotated[

@@ -130,15 +130,18 @@ class Run:
         """A volume's name, for the user's own eyes."""
         return self.bank.items[position].volume
 
-    def work(self, tasks: list[Task], listen: Listener) -> None:
-        """Carries out `tasks`."""
-        setup = Setup(
+    def setup(self) -> Setup:
+        """What a process needs to carry out this run's jobs."""
+        return Setup(
             config=self.config,
             runtime=self.runtime,
             bank=self.bank.folder,
             provenance=provenance(torch.device(self.runtime.device)),
         )
-        run_tasks(tasks, setup, self.runtime.workers, listen)
+
+    def work(self, tasks: list[Task], listen: Listener) -> None:
+        """Carries out `tasks`."""
+        run_tasks(tasks, self.setup(), self.runtime.workers, listen)
 
     def collect(self) -> list[dict[str, Any]]:
         """Audits what was really served, writes the tables, and returns the cells that stand in them."""
