@@ -100,7 +100,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that share the grid; not given: one a core on a CPU, one on a GPU."),
+        typer.Option(
+            min=1, help="Processes that share the grid; not given: one a core, or one to four on a GPU by its memory."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost; run nothing.")] = (
         False

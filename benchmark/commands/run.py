@@ -17,7 +17,7 @@ from voxbench.benchmark.commands import wandb as command_wandb
 from voxbench.benchmark.commands.dry_run import show_plan
 from voxbench.benchmark.commands.progress import GridProgress, StepProgress
 from voxbench.benchmark.running.runner import Run, effort
-from voxbench.benchmark.running.setup import prepare_bank, resolve_device
+from voxbench.benchmark.running.setup import default_workers, prepare_bank, resolve_device
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import build_dataset
 from voxbench.benchmark.settings.config import Config, Runtime, parse_setting, presets, read_preset, resolve
@@ -138,13 +138,12 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         seeds = {"protocol": {"seeds": list(range(config.protocol.folds))}}
         config = resolve([*layers, seeds], _methods(given.methods))
     device = resolve_device(given.device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     runtime = Runtime(
         out=given.out,
         data_root=root,
         cache=given.cache or Path(platformdirs.user_cache_dir("voxbench")),
         device=device,
-        workers=given.workers or (cores if device == "cpu" else 1),
+        workers=given.workers or default_workers(device),
     )
     if given.out.exists() and not given.out.is_dir():
         raise BenchError(f"--out {given.out}: is a file: name a folder")
