@@ -32,6 +32,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"sinus", "manifest", "medmnist3d"},
         {"prepare", "views"},
         {"volumes", "splits"},
+        {"dealing"},
         {"base"},
     ],
     "methods": [{""}, {"encoders"}, {"parts"}, {"base"}],

@@ -85,7 +85,7 @@ def folds_of(config: Config, dataset: Dataset, items: Sequence[Item]) -> list[Fo
     but for an official split.
     """
     if dataset.has_official_split:
-        return [official_fold(items)]
+        return [official_fold(items, dataset.classes)]
     protocol = config.protocol
     return cross_validation(items, protocol.folds, protocol.val_share, derive_seed("splits") % 2**31, dataset.classes)
 
