@@ -31,7 +31,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "datasets": [
         {"sinus", "manifest", "medmnist3d"},
         {"prepare", "views"},
-        {"volumes", "splits"},
+        {"tables", "volumes", "splits"},
         {"dealing"},
         {"base"},
     ],
