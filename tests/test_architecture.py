@@ -31,7 +31,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "datasets": [
         {"sinus", "manifest", "medmnist3d"},
         {"prepare", "views"},
-        {"tables", "volumes", "splits"},
+        {"volumes", "splits", "tables"},
         {"dealing"},
         {"base"},
     ],

@@ -64,15 +64,15 @@ def execute(given: Arguments, console: Console) -> int:
     if given.dry_run:
         run.check_folder()
         run.plan_audit.refuse(run.name_of)
+        _tell_warnings(run, console)
         show_plan(run, console)
         return 0
     try:
         run.open_folder()
     except OSError as error:
         raise BenchError(f"--out {given.out}: cannot be written ({error.strerror}): name another folder") from error
-    audit = run.audit_before()
-    for warning in audit.warnings:
-        console.print(f"[yellow]audit:[/yellow] {escape(warning.where)}: {warning.what}", soft_wrap=True)
+    run.audit_before()
+    _tell_warnings(run, console)
     tasks = run.tasks()
     live = command_wandb.start(runtime.out, mode, given.wandb_project, console)
     names = {task.job.key: _title(task.job) for task in tasks}
@@ -93,6 +93,11 @@ def execute(given: Arguments, console: Console) -> int:
     show_report(runtime.out, console)
     command_wandb.finish(live, runtime.out, console)
     return _verdict([cell for cell in cells if cell["key"] in run.plan.cells], console)
+
+
+def _tell_warnings(run: Run, console: Console) -> None:
+    for warning in run.plan_audit.warned(run.name_of):
+        console.print(f"[yellow]audit:[/yellow] {escape(warning)}", soft_wrap=True)
 
 
 def _cohort(run: Run) -> str:
