@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from voxbench.datasets.base import DatasetError, Item
 from voxbench.datasets.dealing import dealt
 
+PARTS = ("train", "val", "test")
 DRAWS = 20  # random splits to try; all but the oddest cohorts take the first
 REDRAW = 1_000_003  # between the seeds of two draws
 _NO_SPLIT = "give no split, and cross-validation draws one"
@@ -37,7 +38,7 @@ def official_fold(items: Sequence[Item], classes: Sequence[str] = ()) -> Fold:
     """
     parts = {
         part: tuple(i for i, item in enumerate(items) if item.label is not None and item.split == part)
-        for part in ("train", "val", "test")
+        for part in PARTS
     }
     empty = [repr(part) for part, members in parts.items() if not members]
     if empty:
