@@ -278,8 +278,8 @@ def _check_patients(
     few = [f"class {_named(label, classes)} has {patients[label]}" for label in labels if patients[label] < need]
     if few:
         raise DatasetError(
-            f"{folds} folds need at least {need} patients a class, and {', '.join(few)}: "
-            "use fewer folds, add patients, or mend the label if it is a slip"
+            f"{folds} folds need at least {need} patients a class (never fewer than 3), and {', '.join(few)}: "
+            "use fewer folds, add patients, or mend the label if it is a slip; or merge it with another class"
         )
 
 
