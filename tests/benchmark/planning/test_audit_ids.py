@@ -18,7 +18,7 @@ from voxbench.datasets.sinus.phantom import SinusPhantom
 from voxbench.datasets.tables.ids import alike
 
 Planned = Callable[..., Run]
-PHANTOM = ("dataset.patients=30", "dataset.pool_patients=6")
+PHANTOM = ("dataset.patients=30", "dataset.pool_patients=6", "dataset.size=32")
 
 SPELT = """
 import re
