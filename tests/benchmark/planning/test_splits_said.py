@@ -104,6 +104,16 @@ def test_a_class_that_no_volume_has_is_named(run: Callable[..., tuple[int, str]]
     assert len(said.strip().splitlines()) == 1
 
 
+def test_who_is_there_is_said_before_it_is_said_that_they_are_too_few(
+    typed: Typed, tmp_path: Path, cache: Path
+) -> None:
+    data = manifest(tmp_path / "data", [(f"p{i // 2}", ("normal", "polyp")[i // 2 % 2], "") for i in range(10)])
+    said = typed("run", "--dataset", data, "--out", tmp_path / "run", "--cache", cache, "--set", "dataset.size=16")
+    assert said.code == 2
+    assert "10 labelled volumes of 5 patients (6 normal, 4 polyp), 0 without a label" in said.out
+    assert "class 'polyp' has 2: use fewer folds" in said.err
+
+
 # Nine patients: one of 20 crops, four of the finding and a side without; the usual draw leaves a test part without it.
 UNEVEN = ["aaa", "ba", "a", "bba", "ab", "b" * 20, "a", "bbb", "a"]
 
