@@ -31,7 +31,8 @@ FLOORS: dict[str, list[set[str]]] = {
     "datasets": [
         {"sinus", "manifest", "medmnist3d"},
         {"prepare", "views"},
-        {"volumes", "splits"},
+        {"volumes", "splits", "tables"},
+        {"dealing"},
         {"base"},
     ],
     "methods": [{""}, {"encoders"}, {"parts"}, {"base"}],

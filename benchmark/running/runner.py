@@ -114,12 +114,10 @@ class Run:
                 data["protocol"][key] = sorted({*(names[name] for names in found), *data["protocol"][key]})
         self.store.write_yaml("config.yaml", data)
 
-    def audit_before(self) -> Audit:
+    def audit_before(self) -> None:
         """Audits the plan, writes the proof, and raises AuditError if there is a leak."""
-        audit = self.plan_audit
-        self._write_audit({"planned": audit}, set(self.plan.cells))
-        audit.refuse(self.name_of)
-        return audit
+        self._write_audit({"planned": self.plan_audit}, set(self.plan.cells))
+        self.plan_audit.refuse(self.name_of)
 
     @cached_property
     def plan_audit(self) -> Audit:

@@ -103,6 +103,9 @@ class AuditConfig(_Model):
     """What the leak audit refuses."""
 
     near_duplicates: Literal["refuse", "warn", "off"] = "refuse"
+    patient_ids: Literal["refuse", "warn"] = Field(
+        default="refuse", description="ids on both sides of a split that may be one person's in two spellings"
+    )
     threshold: float = Field(default=0.98, gt=0, le=1, description="correlation of two volumes' descriptors")
 
 
