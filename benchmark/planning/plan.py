@@ -183,6 +183,8 @@ class _Planner:
         val = fold.val
         if protocol.name == "strict":
             val = tuple(fraction_of(self.items, fold.val, share, draw, least=protocol.min_val_per_class))
+        if self.config.finetune.selection == "none":  # nothing is chosen: its labels are worth more in training
+            train, val = tuple(sorted({*train, *val})) if protocol.name == "strict" else train, ()
         normals = self._normals(train if protocol.name == "strict" else fold.train)
         replicate = number if protocol.pretrain_per_fold else None
         unlabelled = self._unlabelled(fold)

@@ -188,7 +188,7 @@ def effort(run: Run) -> dict[str, float]:
     recipe = run.config.finetune
     efforts = {key: float(stage.volumes) for key, stage in run.plan.stages.items()}
     for key, cell in run.plan.cells.items():
-        steps = max(recipe.min_steps, recipe.epochs * (len(cell.train) // recipe.batch))
+        steps = recipe.steps_for(len(cell.train)) if cell.train else 0
         looked_at = recipe.evaluations * len(cell.val) + len(cell.test)
         efforts[key] = (
             steps * min(recipe.batch, len(cell.train)) + looked_at * FORWARD_SHARE if not cell.hopeless else 1.0

@@ -70,13 +70,22 @@ class StageRecipe(Recipe):
 
 
 class FinetuneRecipe(Recipe):
-    """Fine-tuning on labels; the model is selected on validation."""
+    """Fine-tuning on labels, the same for all methods; by steps, so that fractions differ in labels and not in length."""
 
-    epochs: int = Field(ge=1)
-    min_steps: int = Field(ge=1, description="few labels make short epochs: at least so many steps")
+    steps: int = Field(ge=1, description="optimiser steps, whatever the fraction")
+    epochs: int = Field(default=0, ge=0, description="passes over the labels, where those are more steps")
+    selection: Literal["none", "validation"] = Field(
+        default="none",
+        description="none = the last step, and validation labels are trained on; validation = the lowest loss there",
+    )
     evaluations: int = Field(default=20, ge=1, description="how often the validation part is looked at")
     patience: int = Field(default=5, ge=1, description="evaluations without a better validation loss before stopping")
+    stop_from: float = Field(default=0.5, ge=0, le=1, description="share of the steps before which nothing is stopped")
     hidden: int = Field(default=0, ge=0, description="units of the head's hidden layer; 0 = half of the features")
+
+    def steps_for(self, labels: int) -> int:
+        """Optimiser steps on so many labelled volumes."""
+        return max(self.steps, self.epochs * (labels // min(self.batch, labels)))
 
 
 class Protocol(_Model):

@@ -1,8 +1,7 @@
-"""Carrying out one cell: fine-tune the encoder on a label fraction, select on validation, score the test part once."""
+"""Carrying out one cell: fine-tune the encoder on a label fraction, and score the test part once."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +14,12 @@ from torch.nn import functional
 from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.records.costs import Meter, device_name
 from voxbench.benchmark.settings.assemble import build_encoder, load_encoder, placed, seeded
-from voxbench.benchmark.settings.config import FinetuneRecipe
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.training.context import Context, Progress
-from voxbench.benchmark.training.evaluate import Scored, UndefinedMetricError, by_unit, choose_threshold, metrics
-from voxbench.benchmark.training.train import Training, optimise, start
+from voxbench.benchmark.training.evaluate import Scored, by_unit, choose_threshold, metrics
+from voxbench.benchmark.training.selection import selection_for
+from voxbench.benchmark.training.train import optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
 from voxbench.methods.base import Encoder
 
@@ -63,18 +62,20 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
             device=context.device,
             labelled=True,
         )
-        steps = max(recipe.min_steps, recipe.epochs * loader.steps_per_epoch)
-        training = start(model, recipe, steps)
-        selection = _Selection(context, plan, model, weight, steps, progress)
+        training = start(model, recipe, recipe.steps_for(len(plan.train)))
+
+        def logits(members: tuple[int, ...], seen: set[int]) -> Tensor:
+            return torch.from_numpy(predict(context, members, model, seen))
+
+        selection = selection_for(context, plan, weight, logits, training.steps, progress)
 
         def loss(draw: Draw) -> Tensor:
             assert draw.labels is not None  # the loader is made with labels
             return functional.cross_entropy(model(draw.views[0]), draw.labels, weight)
 
         optimise(training, loss, loader, recipe, on_step=selection)
-        model.load_state_dict(selection.best)
-        val = _scored(context, plan.val, model, selection.seen)
-        threshold = choose_threshold(val) if val.scores.shape[1] == 2 else None
+        selection.take(model)
+        threshold = _threshold(context, plan, model, selection.seen)
         tested: set[int] = set()
         test = _scored(context, plan.test, model, tested)
         values = metrics(test, threshold)
@@ -97,6 +98,13 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
             "test": sorted(context.bank.hashes[i] for i in tested),
         },
     }
+
+
+def _threshold(context: Context, plan: CellPlan, model: nn.Module, seen: set[int]) -> float | None:
+    """Chosen on validation where there is one; else none (0.5), for which the loss's class weights stand."""
+    if not plan.val or len(context.dataset.classes) != 2:
+        return None
+    return choose_threshold(_scored(context, plan.val, model, seen))
 
 
 def class_weights(context: Context, plan: CellPlan) -> Tensor:
@@ -135,60 +143,3 @@ def _model(context: Context, plan: CellPlan) -> Classifier:
 def _scored(context: Context, members: Sequence[int], model: nn.Module, seen: set[int]) -> Scored:
     logits = torch.from_numpy(predict(context, members, model, seen))
     return by_unit([context.bank.items[i] for i in members], logits.softmax(dim=1).numpy())
-
-
-class _Selection:
-    """Called after each step: looks at validation now and then, keeps the best, stops in time."""
-
-    def __init__(
-        self,
-        context: Context,
-        plan: CellPlan,
-        model: nn.Module,
-        weight: Tensor,
-        steps: int,
-        progress: Progress,
-    ) -> None:
-        self.context = context
-        self.val = plan.val
-        self.model = model
-        self.weight = weight.double().cpu()
-        self.progress = progress
-        self.recipe: FinetuneRecipe = context.config.finetune
-        self.every = max(1, math.ceil(steps / self.recipe.evaluations))
-        self.items = [context.bank.items[i] for i in plan.val]
-        self.labels = torch.tensor([int(item.label or 0) for item in self.items])
-        self.best: dict[str, Tensor] = {}
-        self.best_loss = math.inf
-        self.best_step = 0
-        self.stale = 0
-        self.curve: list[dict[str, float | None]] = []
-        self.seen: set[int] = set()
-
-    def __call__(self, training: Training) -> bool:
-        self.progress(training.step, training.steps)
-        if training.step % self.every and training.step < training.steps:
-            return False
-        logits = torch.from_numpy(predict(self.context, self.val, self.model, self.seen))
-        self.model.train()
-        loss = float(functional.cross_entropy(logits, self.labels, self.weight))
-        if not math.isfinite(loss):
-            raise BenchError(f"the validation loss is {loss} at step {training.step}: lower finetune.lr")
-        point = {"step": training.step, "train_loss": training.curve[-1]["loss"], "val_loss": loss}
-        self.curve.append({**point, "val_auprc": self._auprc(logits)})
-        if loss < self.best_loss:
-            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-            self.best_loss, self.best_step, self.stale = loss, training.step, 0
-        else:
-            self.stale += 1
-        if self.stale >= self.recipe.patience:
-            self.progress(training.steps, training.steps)
-            return True
-        return False
-
-    def _auprc(self, logits: Tensor) -> float | None:
-        """Of validation, for the curve alone: the loss selects. None where a class is missing from it."""
-        try:
-            return metrics(by_unit(self.items, logits.softmax(dim=1).numpy()), None)["auprc"]
-        except UndefinedMetricError:
-            return None

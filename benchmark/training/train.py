@@ -34,6 +34,7 @@ class Training:
     steps: int
     step: int = 0  # steps done
     curve: list[dict[str, float]] = field(default_factory=list)
+    loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))  # of the last step, on its device
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with ``weights_only=True``."""
@@ -119,7 +120,8 @@ def _steps(
         backward(training, value, recipe)
         training.optimizer.step()
         training.step += 1
-        losses.append(value.detach())
+        training.loss = value.detach()
+        losses.append(training.loss)
         last = training.step == training.steps
         if len(losses) >= check_every or last:
             _check(losses, training.step)
