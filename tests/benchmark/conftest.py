@@ -20,9 +20,7 @@ SMALL = (
     "pretrain.volumes=32",
     "pretrain.batch=8",
     "prior.batch=8",
-    "finetune.epochs=1",
-    "finetune.min_steps=4",
-    "finetune.evaluations=2",
+    "finetune.steps=4",
     "protocol.min_val_per_class=2",
 )
 

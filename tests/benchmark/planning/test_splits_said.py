@@ -17,7 +17,7 @@ from ...conftest import Typed
 
 Planned = Callable[..., Run]
 Row = tuple[str, str, str]  # patient, label, split
-SMALL = ("dataset.size=16", "finetune.epochs=1", "finetune.min_steps=2", "finetune.evaluations=1")
+SMALL = ("dataset.size=16", "finetune.steps=2")
 
 
 def manifest(folder: Path, rows: Iterable[Row]) -> Path:

@@ -24,8 +24,7 @@ FEW = (
     "pretrain.batch=4",
     "pretrain.volumes=8",
     "finetune.batch=4",
-    "finetune.min_steps=2",
-    "finetune.evaluations=1",
+    "finetune.steps=2",
 )
 
 

@@ -164,7 +164,7 @@ def test_another_configuration_needs_another_folder(bench: Bench, tmp_path: Path
     assert bench() == 0
     table = (tmp_path / "run" / "results.csv").read_text()
     for change, message in (
-        ("finetune.epochs=7", r"finetune\.epochs: 1 there, 7 here"),
+        ("finetune.steps=7", r"finetune\.steps: 4 there, 7 here"),
         ("dataset.seed=3", r"dataset\.seed"),
         ("encoder.widths=[8,8,8,8]", r"encoder\.widths"),
     ):
@@ -272,7 +272,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path: Path, command: Command) ->
         (("run", "--seeds", "1,x"), "--seeds 1,x: expected numbers"),
         (("run", "--fractions", "0.1,1.5"), "fractions.1: input should be less than or equal to 1 (given: 1.5)"),
         (("run", "--fractions", "0"), "fractions.0: input should be greater than 0 (given: 0.0)"),
-        (("run", "--set", "finetune.epoch=3"), "did you mean epochs"),
+        (("run", "--set", "finetune.step=3"), "did you mean steps"),
         (("report", "nothing"), "no such folder"),
     ],
 )

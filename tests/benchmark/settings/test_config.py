@@ -24,8 +24,8 @@ def test_every_preset_is_valid_and_says_how_to_run_it(name: str) -> None:
 
 
 def test_later_layers_win_and_plugin_options_are_filled_in() -> None:
-    config = resolved("finetune.epochs=3", "methods.simclr.temperature=0.2", "encoder.depth=18")
-    assert config.finetune.epochs == 3
+    config = resolved("finetune.steps=3", "methods.simclr.temperature=0.2", "encoder.depth=18")
+    assert config.finetune.steps == 3
     assert config.methods["simclr"]["temperature"] == 0.2
     assert config.encoder.options["depth"] == 18
     assert "widths" in config.encoder.options
@@ -39,7 +39,7 @@ def test_a_resolved_configuration_resolves_to_itself() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("finetune.epoch=3", r"finetune\.epoch: no such setting: did you mean epochs"),
+        ("finetune.step=3", r"finetune\.step: no such setting: did you mean steps"),
         ("finetunes.epochs=3", r"finetunes: no such setting: did you mean finetune"),
         ("encoder.dept=18", r"encoder\.dept: no such setting: did you mean depth"),
         ("methods.simclr.temprature=1", r"methods\.simclr\.temprature: no such setting: did you mean temperature"),

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import Setup
+from voxbench.benchmark.settings.config import FinetuneRecipe
 from voxbench.benchmark.training.context import Context
-from voxbench.benchmark.training.finetune import _Selection, class_weights
+from voxbench.benchmark.training.finetune import class_weights, predict
+from voxbench.benchmark.training.selection import BestOnValidation, LastStep
 from voxbench.benchmark.training.train import Training
 
 
@@ -32,17 +34,28 @@ class Brightness(nn.Module):
 
 @pytest.fixture
 def opened(planned: Callable[..., Run]) -> Iterator[tuple[Context, CellPlan]]:
-    run = planned()
+    run = planned(("finetune.selection=validation",))
     with Setup(config=run.config, runtime=run.runtime, bank=run.bank.folder, provenance={}).opened() as context:
         yield context, next(iter(run.plan.cells.values()))
 
 
+def training(step: int, steps: int, loss: float, model: nn.Module | None = None) -> Training:
+    model = model or Brightness()
+    optimizer = torch.optim.SGD(model.parameters())
+    return Training(module=model, optimizer=optimizer, steps=steps, step=step, loss=torch.tensor(loss))
+
+
+def chooser(context: Context, plan: CellPlan, model: nn.Module, steps: int = 1) -> BestOnValidation:
+    def logits(members: tuple[int, ...], seen: set[int]) -> Tensor:
+        return torch.from_numpy(predict(context, members, model, seen))
+
+    return BestOnValidation(context, plan, class_weights(context, plan), logits, steps, lambda done, total: None)
+
+
 def selected(context: Context, plan: CellPlan) -> list[dict[str, float | None]]:
     model = Brightness()
-    weight = class_weights(context, plan)
-    selection = _Selection(context, plan, model, weight, 1, lambda done, total: None)
-    curve = [{"step": 1, "loss": 0.5}]
-    selection(Training(module=model, optimizer=torch.optim.SGD(model.parameters()), steps=1, step=1, curve=curve))
+    selection = chooser(context, plan, model)
+    selection(training(1, 1, 0.5, model))
     return selection.curve
 
 
@@ -62,3 +75,58 @@ def test_it_has_none_where_validation_lacks_a_class(opened: tuple[Context, CellP
     (point,) = selected(context, replace(plan, val=normal))
     assert point["val_auprc"] is None
     assert point["val_loss"] is not None
+
+
+def test_nothing_is_stopped_while_the_rate_rises(opened: tuple[Context, CellPlan]) -> None:
+    """Five evaluations can be fewer steps than the warm-up: a network that had learnt nothing was stopped there."""
+    context, plan = opened
+    model = Brightness()
+    selection = chooser(context, plan, model, steps=100)
+    stopped_at = None
+    model.scale.data *= -1  # wrong, and surer of it at each look
+    for step in range(1, 101):
+        model.scale.data *= 1.1
+        if selection(training(step, 100, 0.5, model)):
+            stopped_at = step
+            break
+    recipe = context.config.finetune
+    assert recipe.stop_from == 0.5
+    assert stopped_at == 50 + 5 * (recipe.patience - 1)  # an evaluation every 5 steps
+    assert selection.best_step == 5
+
+
+def test_the_last_step_is_taken_and_the_curve_holds_means() -> None:
+    selection = LastStep(40, lambda done, total: None)
+    for step in range(1, 41):
+        assert not selection(training(step, 40, float(step)))
+    assert selection.best_step == 40
+    assert not selection.seen
+    assert [point["step"] for point in selection.curve] == list(range(2, 41, 2))
+    assert [point["train_loss"] for point in selection.curve] == [step - 0.5 for step in range(2, 41, 2)]
+    assert all(point["val_loss"] is None for point in selection.curve)
+
+
+def test_without_a_selection_validation_labels_are_trained_on(planned: Callable[..., Run]) -> None:
+    """And are spent as before: no label more."""
+    chosen, last = (
+        next(iter(planned((f"finetune.selection={how}",)).plan.cells.values())) for how in ("validation", "none")
+    )
+    assert chosen.val
+    assert not last.val
+    assert set(last.train) == {*chosen.train, *chosen.val}
+    assert last.test == chosen.test
+
+
+def test_by_the_papers_protocol_its_validation_part_is_left_alone(planned: Callable[..., Run]) -> None:
+    """It is as large as at 100 %: to train on it would be no fraction."""
+    settings = ("finetune.selection=none",)
+    strict, paper = (next(iter(planned(settings, protocol=name).plan.cells.values())) for name in ("strict", "paper"))
+    assert not paper.val
+    assert set(paper.train) < set(strict.train)
+
+
+def test_steps_do_not_depend_on_the_fraction_unless_epochs_ask_for_more() -> None:
+    recipe = FinetuneRecipe(lr=0.001, batch=16, steps=100)
+    assert [recipe.steps_for(labels) for labels in (10, 160, 16_000)] == [100, 100, 100]
+    longer = recipe.model_copy(update={"epochs": 20})
+    assert [longer.steps_for(labels) for labels in (10, 160, 1600)] == [100, 200, 2000]
