@@ -182,7 +182,9 @@ _Scalars.yaml_implicit_resolvers = {
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _kind, _pattern in _PLAIN.items():
-    _Scalars.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_pattern})$"), list("tTfF-+0123456789"))
+    _Scalars.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_pattern})$"), list("tTfF-+0123456789")
+    )
 
 
 def parse_setting(text: str) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _header_problems(header: Sequence[str]) -> list[str]:
     problems = [f"{column} stands twice; keep one" for column in COLUMNS if header.count(column) > 1]
     strange = [column for column in header if column not in COLUMNS]
     for column in missing:
-        usual = [name for name in USUAL[column] for other in strange if other.replace(" ", "_") == name]
+        usual = [other for name in USUAL[column] for other in strange if other.replace(" ", "_") == name]
         near = usual or difflib.get_close_matches(column, strange, n=1, cutoff=0.8)
         problems.append(f"{column} is missing" + (f"; rename {near[0]} to it" if near else "; add it"))
     return problems

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import IO, Any
 from xml.etree import ElementTree
 
 from openpyxl.styles.numbers import BUILTIN_FORMATS
@@ -28,6 +29,9 @@ DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, EOFError, LookupError, ValueError, StopIteration),
     *(NotImplementedError, RuntimeError),  # a compression or an encryption that zipfile does not know
 )
+EMPTY_CELL = re.compile(rb'<c r="[A-Z]+[0-9]+"[^<>]*/>')
+EMPTY_ROW = re.compile(rb'<row r="[0-9]+"[^<>]*(?:/>|>\s*</row>)')
+CHUNK = 1 << 20  # bytes
 Element = ElementTree.Element
 
 
@@ -67,7 +71,7 @@ class Workbook:
         above: list[Element] = []
         number = 0
         with book.open(self.sheets[title]) as part:
-            for event, element in ElementTree.iterparse(part, ("start", "end")):
+            for event, element in _elements(part):
                 name = _name(element)
                 if event == "start":
                     above += [element] if name == "sheetData" else []
@@ -151,6 +155,21 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except DAMAGE as error:
         why = "the spreadsheet is not readable: it is no whole .xlsx workbook"
         raise DatasetError(f"{path}: {why}; save it again, or copy it again") from error
+
+
+def _elements(part: IO[bytes]) -> Iterator[tuple[Any, ...]]:
+    """Starts and ends of elements; empty cells and rows are cut out before they cost a parser's time."""
+    parser: ElementTree.XMLPullParser[Any] = ElementTree.XMLPullParser(("start", "end"))
+    held = b""
+    while chunk := part.read(CHUNK):
+        held += chunk
+        cut = max(held.rfind(b"<row "), 0)
+        parser.feed(EMPTY_ROW.sub(b"", EMPTY_CELL.sub(b"", held[:cut])))
+        held = held[cut:]
+        yield from parser.read_events()
+    parser.feed(EMPTY_ROW.sub(b"", EMPTY_CELL.sub(b"", held)))
+    parser.close()
+    yield from parser.read_events()
 
 
 def _name(element: Element) -> str:
