@@ -9,7 +9,7 @@ from openpyxl.styles.numbers import is_date_format
 from openpyxl.utils.datetime import from_excel
 
 # A quoted text, an escaped sign, a colour or a currency, a width or a filling, a placeholder, any other sign.
-PARTS = re.compile(r'"([^"]*)"|\\(.)|(\[[^\]]*\])|([_*].)|([0#?])|(.)', re.DOTALL)
+PARTS = re.compile(r'"([^"]*)"|\\(.)|(\[[^\]]*\])|([_*].)|([0#])|(.)', re.DOTALL)
 LITERAL = frozenset("-+/()[]:;!^&'~{}<>=$ ") | frozenset("0123456789")
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from voxbench.datasets.tables.words import plain
 
+ZIP = b"PK\x03\x04"  # how an .xlsx begins
+OLE = b"\xd0\xcf\x11\xe0"  # how what Office wrote before begins, and what it wraps a protected .xlsx in
+
 
 @dataclass(frozen=True)
 class Line:

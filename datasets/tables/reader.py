@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxbench.datasets.base import DatasetError
-from voxbench.datasets.tables.grid import Grid, places
+from voxbench.datasets.tables.grid import OLE, ZIP, Grid, places
 from voxbench.datasets.tables.text import read_text
 from voxbench.datasets.tables.xlsx import Workbook, read_workbook
 
-ZIP = b"PK\x03\x04"
 OTHER = (".xls", ".ods", ".xlsb", ".numbers")
 
 
@@ -64,18 +63,18 @@ def read_grid(path: Path, required: Iterable[Sequence[str]], sheet: str | None) 
         raise DatasetError(f"{path}: there is no such spreadsheet")
     if path.suffix.lower() in OTHER:
         raise DatasetError(f"{path}: {path.suffix} files are not read; save the spreadsheet as .xlsx or CSV")
-    if path.suffix.lower() in (".xlsx", ".xlsm") or starts_with(path, ZIP):
+    if path.suffix.lower() in (".xlsx", ".xlsm") or starts_with(path, (ZIP, OLE)):
         return chosen_sheet(read_workbook(path), [tuple(known) for known in required], sheet)
     if sheet is not None:
         raise DatasetError(f"--sheet {sheet}: {path.name} is text and has no sheets; leave --sheet out")
     return read_text(path)
 
 
-def starts_with(path: Path, signs: bytes) -> bool:
-    """Whether these are the first bytes of a file; False if it cannot be read."""
+def starts_with(path: Path, signs: tuple[bytes, ...]) -> bool:
+    """Whether a file begins with any of these bytes; False if it cannot be read."""
     try:
         with path.open("rb") as file:
-            return file.read(len(signs)) == signs
+            return file.read(8).startswith(signs)
     except OSError:
         return False
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from voxbench.datasets.base import DatasetError
-from voxbench.datasets.tables.grid import Grid, Line
+from voxbench.datasets.tables.grid import OLE, ZIP, Grid, Line
 
 SIGNS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 TOLD = re.compile(r'"?sep=(.|\\t)"?[,;\t ]*', re.IGNORECASE)  # Excel's own first line, which it does not count
@@ -40,6 +40,8 @@ def decoded(path: Path, strict: bool) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: it cannot be read ({error.strerror}); mend its rights") from error
+    if content.startswith(OLE) or (content.startswith(ZIP) and b"xl/" in content):
+        raise DatasetError(f"{path}: this is a workbook, not text; {REMEDY} in a spreadsheet program")
     if content.startswith(UTF16) and not strict:
         text = content.decode("utf-16", errors="replace")
         if "\n" not in text and "\r" not in text:

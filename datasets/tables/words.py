@@ -16,7 +16,7 @@ UNKNOWN = frozenset(
 )
 EXCEL_ERROR = re.compile(r"#[a-z/0_]+[!?]|#n/a|#n/v|#nv|err:\d+|#wert!|#bezug!")
 STATA_CODE = re.compile(r"\.[a-z_]")  # .a to .z, also of SAS
-WHOLE = re.compile(r"([+-]?\d+)[.,]0+")
+WHOLE = re.compile(r"(\d+)[.,]0+")
 
 
 def plain(text: str) -> str:

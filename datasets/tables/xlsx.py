@@ -20,9 +20,8 @@ from openpyxl.utils.datetime import MAC_EPOCH, WINDOWS_EPOCH
 
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.tables.formats import shown
-from voxbench.datasets.tables.grid import Grid, Line
+from voxbench.datasets.tables.grid import OLE, Grid, Line
 
-OLE = b"\xd0\xcf\x11\xe0"  # what Office wrote before .xlsx, and what it wraps a protected .xlsx in
 ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
 ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_")
 DAMAGE = (
@@ -142,10 +141,12 @@ def read_workbook(path: Path) -> Workbook:
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The parts of a workbook; whatever zip and XML raise for a damaged one becomes one line."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(len(OLE))
+            content += file.read() if content == OLE else b""
     except OSError as error:
         raise DatasetError(f"{path}: it cannot be read ({error.strerror}); mend its rights") from error
-    if content.startswith(OLE) and ENCRYPTED in content:
+    if ENCRYPTED in content:
         raise DatasetError(f"{path}: the workbook is protected by a password; save it without one, or as CSV")
     if content.startswith(OLE):
         raise DatasetError(f"{path}: this is a workbook of the old kind (.xls); save the spreadsheet as .xlsx or CSV")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import openpyxl
 import pytest
 
 from voxbench.datasets.base import DatasetError
@@ -242,6 +243,14 @@ def test_a_row_has_the_number_that_a_spreadsheet_shows(volumes: Path) -> None:
     )
     assert found[1].startswith("row 4, v2.nii.gz: patient_id is empty")
     assert len(found) == 2
+
+
+def test_a_workbook_is_no_manifest_and_says_so(volumes: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(HEADER.split(","))
+    book.save(volumes / "manifest.xlsx")
+    with pytest.raises(DatasetError, match='this is a workbook, not text; save it as "CSV UTF-8"'):
+        dataset(volumes / "manifest.xlsx").items()
 
 
 def test_a_first_line_may_tell_the_separator(volumes: Path) -> None:
