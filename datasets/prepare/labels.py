@@ -96,9 +96,8 @@ def read_labels(path: Path, worksheet: str | None = None) -> tuple[Labels, list[
 def wrong_side(side: str, label: Label | None) -> str:
     """What to do about a side that is none."""
     if stands_for_nothing(side):
-        return f"side {side} says nothing; " + (
-            "leave the cell empty" if label is None else "write left, right or both"
-        )
+        remedy = "leave the cell empty" if label is None else "write left, right or both"
+        return f"side {side} says nothing; {remedy}"
     return f"side {side} is none of left, right, both"
 
 
