@@ -12,7 +12,8 @@ from voxbench.datasets.base import DatasetError
 from voxbench.datasets.tables.grid import OLE, ZIP, Grid, Line
 
 SIGNS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-TOLD = re.compile(r'"?sep=([^\w\s"\0]|\t|\\t)"?[,;\t ]*', re.IGNORECASE)  # Excel's own first line, which it does not count
+# Excel's own first line, which it does not count.
+TOLD = re.compile(r'"?sep=([^\w\s"\0]|\t|\\t)"?[,;\t ]*', re.IGNORECASE)
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 REMEDY = 'save it as "CSV UTF-8"'
 
