@@ -30,7 +30,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "reports": [{"pages"}, {"plots"}, {"tables"}, {"judging"}, {"reading"}, {"stats"}],
     "datasets": [
         {"sinus", "manifest", "medmnist3d"},
-        {"prepare", "views"},
+        {"prepare", "views", "cohort"},
         {"volumes", "splits", "tables"},
         {"dealing"},
         {"base"},
