@@ -24,6 +24,8 @@ from pydantic import Field, model_validator
 
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
 from voxbench.datasets.volumes import nifti
+from voxbench.datasets.volumes.names import as_stored
+from voxbench.datasets.volumes.reading import NiftiError, unit_of_file
 
 REQUIRED = ("path", "patient_id", "label")
 COLUMNS = (*REQUIRED, "side", "split", "finding", "unit", "axes")
@@ -118,10 +120,10 @@ class Manifest(Dataset):
 
     def read(self, item: Item) -> npt.NDArray[np.float32]:
         """The volume on the common grid."""
-        path = self._folder / item.volume
+        path = as_stored(self._folder / item.volume)
         try:
             scan = nifti.load(path, stored_axes=item.volume in self._stored)
-        except nifti.NiftiError as error:
+        except NiftiError as error:
             raise DatasetError(f"{path}: {error}") from error
         o = self.options
         data = nifti.scaled(scan.data, o.percentiles)
@@ -133,13 +135,15 @@ class Manifest(Dataset):
             self.items()  # lists the rows that cannot be read with all other flaws
         digest = hashlib.sha256(f"manifest:1:{self.options.model_dump_json()}".encode())
         for row in self._rows:
-            path = self._folder / row.path
-            if not path.is_file():
+            path = as_stored(self._folder / row.path)
+            if not os.access(path, os.R_OK) or not path.is_file():
                 self.items()  # lists this flaw with all others
             cells = [getattr(row, column) for column in COLUMNS if column != "path"]
             digest.update(json.dumps([row.volume, *cells]).encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+            if self.options.spacing is not None and (mm := unit_of_file(path)) != 1:
+                digest.update(f"units:{mm}".encode())  # which were once taken for mm
         return digest.hexdigest()
 
     @property
@@ -200,11 +204,11 @@ class Manifest(Dataset):
         paths: dict[str, _Row] = {}
         contents: dict[str, _Row] = {}
         with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(lambda row: _examine(self._folder / row.path, row), rows)
+            found = pool.map(self._examine, rows)
             for done, (row, (content, flaw)) in enumerate(zip(rows, found, strict=True), start=1):
                 if self.progress is not None:
                     self.progress(done, len(rows))
-                place = os.path.realpath(self._folder / row.path)
+                place = os.path.realpath(as_stored(self._folder / row.path))
                 twin = paths.setdefault(place, row)
                 if twin is not row:
                     problems.append(row.problem(f"the same file as in row {twin.number}; keep one of them"))
@@ -215,13 +219,14 @@ class Manifest(Dataset):
                     problems.append(row.problem(f"{same}; keep one of them"))
         return problems
 
-
-def _examine(path: Path, row: _Row) -> tuple[str, str | None]:
-    """The content hash of a file and what is wrong with it, if anything."""
-    try:
-        return nifti.load(path, stored_axes=row.axes == "stored").content(), None
-    except nifti.NiftiError as error:
-        return "", str(error)
+    def _examine(self, row: _Row) -> tuple[str, str | None]:
+        """The content hash of a file and what is wrong with it, if anything."""
+        o = self.options
+        try:
+            scan = nifti.load(as_stored(self._folder / row.path), stored_axes=row.axes == "stored")
+        except NiftiError as error:
+            return "", str(error)
+        return scan.content(), nifti.lost(scan, o.percentiles, o.size, o.fit, o.spacing)
 
 
 # --- the CSV ---
