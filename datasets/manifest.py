@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
 from voxbench.datasets.volumes import nifti
+from voxbench.datasets.volumes.mistaken import mistaken
 from voxbench.datasets.volumes.names import as_stored
 from voxbench.datasets.volumes.reading import NiftiError, unit_of_file
 
@@ -150,6 +151,9 @@ class Manifest(Dataset):
     def _csv(self) -> Path:
         if self.root is None:
             raise DatasetError("manifest: no file given; name it, as in --dataset path/to/manifest.csv")
+        wrong = mistaken(self.root)
+        if wrong is not None:
+            raise DatasetError(f"{self.root}: {wrong}")
         path = self.root / "manifest.csv" if self.root.is_dir() else self.root
         if not path.is_file():
             raise DatasetError(f"{path}: there is no such file; give a CSV or a folder holding manifest.csv")
