@@ -144,8 +144,6 @@ def header_affine(image: Any) -> tuple[Matrix, tuple[str, ...]]:
 
 def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> Volume:
     """A NIfTI scan; raises DatasetError with one clear line (without the file's name) if it cannot be used."""
-    if path.is_file() and path.stat().st_size == 0:
-        raise DatasetError("the file is empty; copy or convert it again")
     try:
         with opened(path) as image:
             shape = image.shape[:3] if image.shape[3:] == (1,) else image.shape
