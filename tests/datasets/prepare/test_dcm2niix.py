@@ -39,7 +39,7 @@ def series(folder: Path, number: int, name: str) -> list[Path]:
             "0008|0060": "MR", "0008|103e": name, "0020|0011": str(number), "0020|000d": "1.2.3",
             "0020|000e": f"1.2.3.{number}", "0020|0013": str(at + 1), "0020|0032": f"0\\0\\{4.0 * at}",
             "0020|0037": "1\\0\\0\\0\\1\\0", "0008|0018": f"1.2.3.{number}.{at + 1}", "0008|0020": "20200101",
-            "0018|0050": "4", "0018|0088": "4", "0008|0008": "ORIGINAL\\PRIMARY",
+            "0008|0030": "120000", "0010|0020": "x", "0018|0050": "4", "0018|0088": "4",
         }.items():  # fmt: skip
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{number}_{at:02d}.dcm"))
