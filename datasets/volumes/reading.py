@@ -123,6 +123,8 @@ def _refuse_absent(path: Path) -> None:
         raise NiftiError("there is no such file; correct the path (it is relative to the folder of the CSV)") from error
     if path.is_dir():
         raise NiftiError("a folder, not a file; name the file in it")
+    if not path.is_file():
+        raise NiftiError("a device or a pipe, not a file; copy its content to a file")
     if path.stat().st_size == 0:
         raise NiftiError("not a readable NIfTI file: the file is empty (0 bytes); copy or export it again")
 
