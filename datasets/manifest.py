@@ -137,12 +137,15 @@ class Manifest(Dataset):
         digest = hashlib.sha256(f"manifest:1:{self.options.model_dump_json()}".encode())
         for row in self._rows:
             path = as_stored(self._folder / row.path)
-            if not os.access(path, os.R_OK) or not path.is_file():
+            try:
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").digest()
+            except (OSError, ValueError):  # ValueError: a NUL in the name
                 self.items()  # lists this flaw with all others
+                raise
             cells = [getattr(row, column) for column in COLUMNS if column != "path"]
             digest.update(json.dumps([row.volume, *cells]).encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(content)
             if self.options.spacing is not None and (mm := unit_of_file(path)) != 1:
                 digest.update(f"units:{mm}".encode())  # which were once taken for mm
         return digest.hexdigest()

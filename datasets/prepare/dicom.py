@@ -8,8 +8,11 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import SimpleITK as sitk  # noqa: N813 - its own convention
 
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare.scans import Found, Scan, Search, few, is_nifti, patient_id, stem, walk
@@ -81,7 +84,7 @@ def from_dicom(root: Path, search: Search) -> Found:
             "(pip install dcm2niix, or apt-get install dcm2niix), or convert them to NIfTI yourself"
         )
     search.folder.open()
-    found = Found()
+    found = Found(notes=one_person(folders))
     for folder in sorted({*folders, *missing}):
         patient = patient_id(folder.name)
         try:
@@ -96,6 +99,31 @@ def from_dicom(root: Path, search: Search) -> Found:
     if others:
         found.notes.append(f"folders without DICOM files were left out: {few(others)}")
     return found
+
+
+def one_person(folders: Mapping[Path, Sequence[Path]]) -> list[str]:
+    """A note for folders whose DICOM has one PatientID: each counts as a patient, and might be but one's series."""
+    of_id: dict[str, list[str]] = defaultdict(list)
+    for folder, files in folders.items():
+        of_id[own_id(files[0])].append(folder.name)
+    return [
+        f"folders {few(names)} have one PatientID in their DICOM, and count as {len(names)} patients; "
+        "if they show one person, put them into one folder"
+        for number, names in of_id.items()
+        if number and len(names) > 1
+    ]
+
+
+def own_id(path: Path) -> str:
+    """The PatientID in a DICOM file; "" where it has none, or cannot be read."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        return str(reader.GetMetaData("0010|0020")).strip()
+    except RuntimeError:  # SimpleITK's only kind
+        return ""
 
 
 def refuse_loose(root: Path, loose: Sequence[Path], folders: Sequence[Path]) -> None:

@@ -26,7 +26,7 @@ def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", PLACES)
 
 
-def series(folder: Path, number: int, name: str) -> list[Path]:
+def series(folder: Path, number: int, name: str, patient: str = "") -> list[Path]:
     """Twelve slices of 4 mm."""
     folder.mkdir(parents=True, exist_ok=True)
     slices = np.random.default_rng(number).integers(0, 1000, (12, 24, 24)).astype(np.int16)
@@ -39,7 +39,7 @@ def series(folder: Path, number: int, name: str) -> list[Path]:
             "0008|0060": "MR", "0008|103e": name, "0020|0011": str(number), "0020|000d": "1.2.3",
             "0020|000e": f"1.2.3.{number}", "0020|0013": str(at + 1), "0020|0032": f"0\\0\\{4.0 * at}",
             "0020|0037": "1\\0\\0\\0\\1\\0", "0008|0018": f"1.2.3.{number}.{at + 1}", "0008|0020": "20200101",
-            "0008|0030": "120000", "0010|0020": "x", "0018|0050": "4", "0018|0088": "4",
+            "0008|0030": "120000", "0010|0020": patient or folder.name, "0018|0050": "4", "0018|0088": "4",
         }.items():  # fmt: skip
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{number}_{at:02d}.dcm"))
@@ -77,3 +77,16 @@ def test_files_without_a_preamble_and_deep_folders(tmp_path: Path) -> None:
     assert all(np.array_equal(volumes[0], volume) for volume in volumes)
     kept = sorted(path.name for path in (tmp_path / "out" / "private" / "converted").glob("*/*"))
     assert kept == ["t1_2.nii.gz"] * 4, "links and mended copies are gone"
+
+
+def test_folders_of_one_person_are_told(tmp_path: Path) -> None:
+    """A patient's folder given for the folder of patients: its series are no patients."""
+    series(tmp_path / "scans" / "series2", 2, "t1", patient="4711")
+    series(tmp_path / "scans" / "series3", 3, "t2", patient="4711")
+    series(tmp_path / "scans" / "ben", 2, "t1", patient="4712")
+    found = find(tmp_path)
+    assert len(found.scans) == 3
+    assert found.notes == [
+        "folders series2, series3 have one PatientID in their DICOM, and count as 2 patients; "
+        "if they show one person, put them into one folder"
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import os
 import random
 import re
 import struct
@@ -178,6 +179,18 @@ def test_links_folders_and_names_that_are_no_files(tmp_path: Path) -> None:
     assert "no such file; correct the path" in refused(tmp_path / "good.nii.gz" / "below.nii.gz")
     assert "File name too long); give it a shorter name" in refused(tmp_path / f"{'a' * 300}.nii.gz")
     assert np.array_equal(nifti.load(tmp_path / "linked.nii.gz").data, data())
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(PACKED)
+    (tmp_path / "a.nii.gz").chmod(0)
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)  # root may read all
+    try:
+        assert "cannot be read (Permission denied); mend its rights" in refused(tmp_path / "a.nii.gz")
+    finally:
+        os.seteuid(was)
 
 
 def mangled(rng: random.Random) -> bytes:
