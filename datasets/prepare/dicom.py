@@ -15,7 +15,18 @@ from pathlib import Path
 import SimpleITK as sitk  # noqa: N813 - its own convention
 
 from voxbench.datasets.base import DatasetError
-from voxbench.datasets.prepare.scans import Found, Scan, Search, few, is_nifti, patient_id, stem, walk
+from voxbench.datasets.prepare.scans import (
+    Found,
+    Scan,
+    Search,
+    few,
+    foreign,
+    foreign_note,
+    is_nifti,
+    patient_id,
+    stem,
+    walk,
+)
 from voxbench.datasets.prepare.store import Store
 from voxbench.datasets.volumes.lookalikes import unfetched
 
@@ -75,8 +86,12 @@ def from_dicom(root: Path, search: Search) -> Found:
     refuse_loose(root, [entry for entry in entries if is_dicom(entry)], list(folders))
     missing = {folder: unfetched_among(files) for folder, files in contents.items()}
     missing = {folder: files for folder, files in missing.items() if files}
+    known = {path for files in (*folders.values(), *missing.values()) for path in files}
+    others = foreign([*entries, *(path for files in contents.values() for path in files)], known)
     if not folders and not missing:
-        raise DatasetError(f"{root}: no .nii.gz, no sub-*/anat, and no folders of DICOM files (one a patient) in here")
+        rest = f"; there are {others}: convert those that are scans to .nii.gz" if others else ""
+        none = "no .nii.gz, no sub-*/anat, and no folders of DICOM files (one a patient) in here"
+        raise DatasetError(f"{root}: {none}{rest}")
     tool = shutil.which("dcm2niix")
     if tool is None:
         raise DatasetError(
@@ -84,7 +99,7 @@ def from_dicom(root: Path, search: Search) -> Found:
             "(pip install dcm2niix, or apt-get install dcm2niix), or convert them to NIfTI yourself"
         )
     search.folder.open()
-    found = Found(notes=one_person(folders))
+    found = Found(notes=one_person(folders) + foreign_note(others))
     for folder in sorted({*folders, *missing}):
         patient = patient_id(folder.name)
         try:
@@ -95,9 +110,9 @@ def from_dicom(root: Path, search: Search) -> Found:
         except DatasetError as error:
             found.problems.append(error.message)
             found.named.add(patient)
-    others = [folder.name for folder in contents if folder not in folders and folder not in missing]
-    if others:
-        found.notes.append(f"folders without DICOM files were left out: {few(others)}")
+    empty = [folder.name for folder in contents if folder not in folders and folder not in missing]
+    if empty:
+        found.notes.append(f"folders without DICOM files were left out: {few(empty)}")
     return found
 
 

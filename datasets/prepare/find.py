@@ -43,7 +43,7 @@ def find_scans(source: Path, search: Search) -> Found:
             raise DatasetError(pair_problem(source))
         refuse_one_foreign(source)
         found = from_files([source], source.parent, search)
-    elif any(source.glob("sub-*/anat")) or any(source.glob("sub-*/ses-*/anat")):
+    elif is_bids(source):
         search.without_effect(source, "a BIDS tree", "id_pattern", "series")
         refuse_both_kinds(source, search, NO_SCANS)
         found = from_bids(source, search.suffix, search.modality)
@@ -66,6 +66,12 @@ def find_scans(source: Path, search: Search) -> Found:
     found.problems += duplicates(found.scans)
     refuse_unwritable_names(found)
     return found
+
+
+def is_bids(root: Path) -> bool:
+    """Whether there are sub-*/[ses-*/]anat with NIfTI in them."""
+    folders = [*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]
+    return any(is_nifti(path) or is_header(path) for folder in folders if folder.is_dir() for path in walk(folder))
 
 
 def refuse_one_foreign(path: Path) -> None:

@@ -8,7 +8,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from voxbench.datasets.base import DatasetError
-from voxbench.datasets.prepare.scans import FOREIGN, Found, Scan, Search, is_nifti, pairs, patient_id, stem
+from voxbench.datasets.prepare.scans import (
+    Found,
+    Scan,
+    Search,
+    foreign,
+    foreign_note,
+    is_nifti,
+    pairs,
+    patient_id,
+    stem,
+)
 
 # Folders above the cases that name no patient: site1, center_A, train.
 GROUP = re.compile(r"(site|cent(er|re)|hospital|scanner|batch|cohort|group|train|test|val)[-_ ]?\w{0,3}", re.IGNORECASE)
@@ -35,10 +45,7 @@ def from_files(files: Sequence[Path], root: Path, search: Search) -> Found:
         else:
             how = f"--id-pattern {search.id_pattern} finds" if search.id_pattern else "the file's name has"
             found.problems.append(f"{path}: {how} no patient in this path; mend the pattern or the name")
-    foreign = Counter(p.suffix.lower() for p in files if p.suffix.lower() in FOREIGN and not p.name.startswith("."))
-    if foreign:
-        counts = ", ".join(f"{number} {ending}" for ending, number in sorted(foreign.items()))
-        found.notes.append(f"files that are no NIfTI were left out ({counts}); convert those that are scans to .nii.gz")
+    found.notes += foreign_note(foreign(files))
     return found
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from voxbench.datasets.prepare.tables import read_table
 ENDINGS = (".nii.gz", ".nii")
 HEADER = (".hdr", ".hdr.gz")
 PAIR = (*HEADER, ".img", ".img.gz")  # left and right are not certain in them: Analyze 7.5 has no affine
-FOREIGN = (".mgz", ".mgh", ".mha", ".mhd", ".nrrd", ".mnc", ".dcm")
+FOREIGN = (".mgz", ".mgh", ".mha", ".mhd", ".nrrd", ".mnc", ".dcm", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst")
 SUFFIXES = ("T1w", "T2w", "FLAIR", "PDw", "T2starw", "CT", "ct")  # of BIDS names; --suffix may name any other
 NO_SCANS = ("derivatives", "sourcedata", "code", "stimuli", "rawdata")  # folders of a BIDS tree that are not its scans
 PATIENT_COLUMNS = ("patient_id", "patient", "participant_id", "subject", "id")
@@ -106,6 +106,19 @@ def walk(folder: Path, above: frozenset[Path] | None = None) -> Iterator[Path]:
             yield entry
         elif not entry.name.startswith("."):
             yield from walk(entry, above | {real})
+
+
+def foreign(files: Sequence[Path], known: Collection[Path] = ()) -> str:
+    """How many files are in formats that are not read, by their endings ("": none), but those that are `known`."""
+    endings = [path.suffix.lower() for path in files if path not in known and not path.name.startswith(".")]
+    counts = Counter(ending for ending in endings if ending in FOREIGN)
+    return ", ".join(f"{number} {ending}" for ending, number in sorted(counts.items()))
+
+
+def foreign_note(counts: str) -> list[str]:
+    """A note on what `foreign` has counted."""
+    told = f"files that are no NIfTI were left out ({counts}); convert those that are scans to .nii.gz"
+    return [told] if counts else []
 
 
 def is_header(path: Path) -> bool:

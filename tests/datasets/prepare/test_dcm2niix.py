@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import shutil
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,11 @@ pytestmark = pytest.mark.skipif(shutil.which("dcm2niix", path=PLACES) is None, r
 
 
 @pytest.fixture(autouse=True)
-def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def _on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PATH", PLACES)
+    known = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, known)  # which writing DICOM through SimpleITK changes
 
 
 def series(folder: Path, number: int, name: str, patient: str = "") -> list[Path]:

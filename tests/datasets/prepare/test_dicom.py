@@ -211,6 +211,15 @@ def test_folders_without_dicom_are_told_and_unfetched_ones_refused(tmp_path: Pat
     assert found.named == {"ben", "cleo"}
 
 
+def test_dicom_in_a_tree_shaped_as_bids(tmp_path: Path, calls: Path) -> None:
+    dicom(tmp_path / "scans" / "sub-01" / "anat", "t1")
+    dicom(tmp_path / "scans" / "sub-02" / "ses-1" / "anat", "t1")
+    (tmp_path / "scans" / "old.nrrd").write_bytes(b"x")
+    found = find(tmp_path)
+    assert [scan.patient for scan in found.scans] == ["01", "02"]
+    assert "files that are no NIfTI were left out (1 .nrrd)" in found.notes[0]
+
+
 def test_a_reference_beside_folders_of_dicom_is_no_nifti_among_them(tmp_path: Path, calls: Path) -> None:
     dicom(tmp_path / "scans" / "ann", "t1")
     reference = tmp_path / "scans" / "template.nii.gz"

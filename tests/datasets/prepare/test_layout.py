@@ -188,6 +188,14 @@ def test_a_tree_without_usual_contrasts_names_those_there_are(tmp_path: Path, sa
         find(tmp_path, suffix="T1w")
 
 
+def test_other_formats_alone_are_named(tmp_path: Path) -> None:
+    (tmp_path / "scans" / "p1").mkdir(parents=True)
+    for name in ("a.nrrd", "p1/b.mgz", "p1/c.nii.bz2", "scans.zip", ".hidden.nrrd"):
+        (tmp_path / "scans" / name).write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"there are 1 \.bz2, 1 \.mgz, 1 \.nrrd, 1 \.zip: convert those"):
+        find(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
