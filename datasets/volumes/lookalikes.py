@@ -8,6 +8,7 @@ PEEK = 1024  # bytes that suffice to tell
 GZIP, BZIP2 = b"\x1f\x8b", b"BZh"
 
 _FETCH_ANNEX = "fetch it (git annex get, or datalad get)"
+_ARRAYS = "NumPy arrays, which have no orientation; write each volume as .nii.gz"
 _BY_START = (
     (b"version https://git-lfs", "a pointer that git-lfs left in the file's place; fetch it (git lfs pull)"),
     (b"/annex/objects/", f"a pointer that git-annex left in the file's place; {_FETCH_ANNEX}"),
@@ -19,7 +20,7 @@ _BY_START = (
     (b"Rar!", "a RAR archive; unpack it"),
     (b"NRRD", "an NRRD file; convert it to .nii.gz"),
     (b"ObjectType", "a MetaImage header; convert it to .nii.gz"),
-    (b"\x93NUMPY", "a NumPy array, which has no orientation; write it as .nii.gz"),
+    (b"\x93NUMPY", _ARRAYS),
     (b"CDF", "a MINC file; convert it to .nii.gz (mnc2nii)"),
     (b"\x89HDF", "an HDF5 or MINC file; convert it to .nii.gz"),
     (b"\x89PNG", "a 2D picture; export the volume as NIfTI"),
@@ -34,6 +35,8 @@ _BY_ENDING = {
 
 def lookalike(start: bytes, name: str) -> str:
     """What is wrong with a file, called `name`, that begins with `start` and is no NIfTI; and the remedy."""
+    if name.lower().endswith(".npz"):  # a ZIP inside
+        return _ARRAYS
     for sign, what in _BY_START:
         if start.startswith(sign):
             return what

@@ -139,7 +139,8 @@ def _parts(path: Path) -> tuple[Path, Path]:
         return path, path
     found = []
     for wanted in (".hdr", ".img"):
-        names = [f"{base}{e}{p}" for e in (wanted, wanted.upper()) for p in (packed, "", ".gz")]
+        endings = (ending, wanted, wanted.upper()) if ending.lower() == wanted else (wanted, wanted.upper())
+        names = [f"{base}{e}{p}" for e in endings for p in (packed, "", ".gz")]
         there = [path.parent / name for name in names if (path.parent / name).is_file()]
         if not there:
             raise NiftiError(f"half of an .hdr/.img pair, whose {wanted} is missing; add it, or convert to .nii.gz")

@@ -147,6 +147,7 @@ LOOKALIKES: dict[str, tuple[bytes, str]] = {
     "page.nii.gz": (b"<!DOCTYPE html><html>not found</html>", "a web page, as a failed download leaves"),
     "text.nii": (b"not an image at all", "it is text; export or copy it again"),
     "zip.nii.gz": (b"PK\x03\x04" + bytes(100), "a ZIP archive; unpack it"),
+    "x.npz": (b"PK\x03\x04" + bytes(100), "NumPy arrays, which have no orientation; write each volume as .nii.gz"),
     "zeros.nii.gz": (bytes(5000), "nothing but zeros, as a broken copy leaves; damaged: copy it again"),
     "zeros.nii": (bytes(5000), "nothing but zeros"),
     "noise.nii": (random.Random(0).randbytes(3000), "it has no NIfTI header; export or copy it again"),
