@@ -24,6 +24,9 @@ from voxbench.datasets.cohort.checks import row_problems
 from voxbench.datasets.cohort.classes import NORMAL_WORDS, as_written, class_order, no_labels
 from voxbench.datasets.cohort.rows import COLUMNS, SIDES, SPLITS, Row, read_rows
 from voxbench.datasets.volumes import nifti
+from voxbench.datasets.volumes.mistaken import mistaken
+from voxbench.datasets.volumes.names import as_stored
+from voxbench.datasets.volumes.reading import NiftiError, unit_of_file
 
 READERS = 4  # threads
 
@@ -91,10 +94,10 @@ class Manifest(Dataset):
 
     def read(self, item: Item) -> npt.NDArray[np.float32]:
         """The volume on the common grid."""
-        path = self._folder / item.volume
+        path = as_stored(self._folder / item.volume)
         try:
             scan = nifti.load(path, stored_axes=item.volume in self._stored)
-        except nifti.NiftiError as error:
+        except NiftiError as error:
             raise DatasetError(f"{path}: {error}") from error
         o = self.options
         data = nifti.scaled(scan.data, o.percentiles)
@@ -106,19 +109,27 @@ class Manifest(Dataset):
             self.items()  # lists them with all other flaws; a bank of before they were looked for is not used
         digest = hashlib.sha256(f"manifest:1:{self.options.model_dump_json()}".encode())
         for row in self._rows:
-            path = self._folder / row.path
-            if not path.is_file():
+            path = as_stored(self._folder / row.path)
+            try:
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").digest()
+            except (OSError, ValueError):  # ValueError: a NUL in the name
                 self.items()  # lists this flaw with all others
+                raise
             cells = [getattr(row, column) for column in COLUMNS if column != "path"]
             digest.update(json.dumps([row.volume, *cells]).encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(content)
+            if self.options.spacing is not None and (mm := unit_of_file(path)) != 1:
+                digest.update(f"units:{mm}".encode())  # which were once taken for mm
         return digest.hexdigest()
 
     @property
     def _csv(self) -> Path:
         if self.root is None:
             raise DatasetError("manifest: no file given; name it, as in --dataset path/to/manifest.csv")
+        wrong = mistaken(self.root)
+        if wrong is not None:
+            raise DatasetError(f"{self.root}: {wrong}")
         path = self.root / "manifest.csv" if self.root.is_dir() else self.root
         if not path.is_file():
             raise DatasetError(f"{path}: there is no such file; give a CSV or a folder holding manifest.csv")
@@ -180,11 +191,11 @@ class Manifest(Dataset):
         paths: dict[str, Row] = {}
         contents: dict[str, Row] = {}
         with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(lambda row: _examine(self._folder / row.path, row), rows)
+            found = pool.map(self._examine, rows)
             for done, (row, (content, flaw)) in enumerate(zip(rows, found, strict=True), start=1):
                 if self.progress is not None:
                     self.progress(done, len(rows))
-                place = os.path.realpath(self._folder / row.path)
+                place = os.path.realpath(as_stored(self._folder / row.path))
                 twin = paths.setdefault(place, row)
                 if twin is not row:
                     problems.append(row.problem(f"the same file as in row {twin.number}; keep one of them"))
@@ -195,13 +206,14 @@ class Manifest(Dataset):
                     problems.append(row.problem(f"{same}; keep one of them"))
         return problems
 
-
-def _examine(path: Path, row: Row) -> tuple[str, str | None]:
-    """The content hash of a file and what is wrong with it, if anything."""
-    try:
-        return nifti.load(path, stored_axes=row.axes == "stored").content(), None
-    except nifti.NiftiError as error:
-        return "", str(error)
+    def _examine(self, row: Row) -> tuple[str, str | None]:
+        """The content hash of a file and what is wrong with it, if anything."""
+        o = self.options
+        try:
+            scan = nifti.load(as_stored(self._folder / row.path), stored_axes=row.axes == "stored")
+        except NiftiError as error:
+            return "", str(error)
+        return scan.content(), nifti.lost(scan, o.percentiles, o.size, o.fit, o.spacing)
 
 
 def _item(row: Row, classes: Sequence[str]) -> Item:

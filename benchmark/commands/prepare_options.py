@@ -43,7 +43,9 @@ def prepare(
         typer.Option(help="CSV, TSV or XLSX: patient, side (left, right, both), finding or label. Without: no labels."),
     ] = None,
     sheet: Annotated[str | None, typer.Option(help="Which sheet of an XLSX has the labels.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Which scans of a BIDS tree: T1w, T2w, FLAIR.")] = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="Which scans of a BIDS tree (T1w, T2w, FLAIR), or of folders a case.")
+    ] = None,
     id_pattern: Annotated[
         str | None,
         typer.Option(

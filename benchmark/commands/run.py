@@ -24,6 +24,7 @@ from voxbench.benchmark.settings.config import Config, Runtime, parse_setting, p
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.datasets.base import Dataset
 from voxbench.datasets.volumes.bank import VolumeBank
+from voxbench.datasets.volumes.mistaken import mistaken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +173,9 @@ def _dataset(text: str, root: Path | None) -> tuple[str, Path | None]:
         return text, root
     path = Path(text)
     if path.exists():
+        wrong = mistaken(path)
+        if wrong is not None:
+            raise BenchError(f"--dataset {text}: {wrong}")
         if root is not None:
             raise BenchError("--data-root: a manifest's paths are relative to the manifest: leave --data-root out")
         return "manifest", path

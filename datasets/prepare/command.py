@@ -160,9 +160,10 @@ def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], La
             id_pattern=options.id_pattern,
             series=options.series,
             modality=options.modality,
+            reference=options.reference,
         )
         found = find_scans(options.scans, search)
-        found.scans = [s for s in found.scans if not is_reference(s.path, options.reference)]  # it may lie among them
+        found.scans = [scan for scan in found.scans if not search.is_reference(scan.path)]  # it may lie among them
         if not found.scans and not found.problems:
             problems.append(f"{options.scans}: no head in here besides the reference")
         problems += [*found.problems, *two_spellings(found.scans)]
@@ -179,11 +180,6 @@ def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], La
         except DatasetError as error:
             problems.append(error.message)
     return found.scans, labels, problems, found.notes
-
-
-def is_reference(path: Path, reference: Path | None) -> bool:
-    """Whether a scan is the reference head itself."""
-    return reference is not None and path.resolve() == reference.resolve()
 
 
 def make_recipe(options: PrepareOptions, problems: list[str]) -> Recipe | None:
