@@ -31,8 +31,8 @@ FLOORS: dict[str, list[set[str]]] = {
     "datasets": [
         {"sinus", "manifest", "medmnist3d"},
         {"prepare", "views"},
-        {"volumes", "splits"},
-        {"base"},
+        {"volumes", "splits", "machine"},
+        {"base", "files"},
     ],
     "methods": [{""}, {"encoders"}, {"parts"}, {"base"}],
 }
