@@ -36,6 +36,7 @@ SYSTEM_FILES = frozenset(
     {".DS_Store", "._.DS_Store", ".localized", "Thumbs.db", "desktop.ini", ".directory", "lost+found", "@eaDir",
      ".gitkeep", ".gitignore", ".keep", ".ipynb_checkpoints"}
 )  # fmt: skip
+UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 

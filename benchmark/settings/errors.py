@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.files import explained
 from voxbench.methods.base import MethodError
 from voxbench.reports.reading.run_folder import ReportError
 
@@ -30,6 +31,8 @@ def unexpected(error: BaseException) -> str:
     libraries = [Path(path) for path in sysconfig.get_paths().values()]  # Python's own and installed packages
     own = [frame for frame in frames if not any(map(Path(frame.filename).is_relative_to, libraries))]
     text = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, OSError) and error.errno is not None:
+        text = explained(error)
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
     place = (own or frames)[-1:]
     return f"{line} ({Path(place[0].filename).name}, line {place[0].lineno})" if place else line
