@@ -42,6 +42,8 @@ def close_streams() -> None:
             stream.flush()
         except (OSError, ValueError):
             _discard(stream)
+        except AttributeError:  # None: the command was started with a closed stream
+            continue
 
 
 def _discard(stream: IO[str]) -> None:

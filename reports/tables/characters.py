@@ -57,6 +57,8 @@ def _instead(character: str) -> str:
         return "+"
     if "\u2580" <= character <= "\u259f":  # blocks
         return "#"
+    if "\udc80" <= character <= "\udcff":  # a byte of a file's name that is no text
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("ascii", "backslashreplace").decode("ascii")
 
 

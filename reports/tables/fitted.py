@@ -15,6 +15,7 @@ from voxbench.reports.tables.characters import plain
 
 Row = tuple[Text, ...]
 GAP = 2  # between columns
+_ASCII_HEAD = rich.box.Box("    \n    \n -- \n    \n -- \n -- \n    \n    \n", ascii=True)  # of SIMPLE_HEAD
 NARROWEST_PROSE = 24  # a column of words that is narrower is hard to read
 
 
@@ -43,7 +44,7 @@ class Fitted:
             for number, widths in enumerate(parts):
                 if number:
                     yield ""
-                yield shown._part(widths)
+                yield shown._part(widths, _ASCII_HEAD if options.ascii_only else rich.box.SIMPLE_HEAD)
         if shown.notes:
             yield ""
         for note in shown.notes:
@@ -106,8 +107,9 @@ class Fitted:
     def _longest_word(self, index: int) -> int:
         return max((cell_len(word) for entry in self._entries(index) for word in entry.split()), default=0)
 
-    def _part(self, widths: dict[int, int]) -> RichTable:
-        table = RichTable(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP, 0, 0))
+    def _part(self, widths: dict[int, int], box: rich.box.Box) -> RichTable:
+        # Of the gap, one blank is the box's.
+        table = RichTable(box=box, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
         for index, width in widths.items():
             to_left = index == 0 or index in self.prose
             heading = self.columns[index]
