@@ -60,6 +60,15 @@ def explained(error: OSError) -> str:
     return f"{where}{cause(error)}: {remedy(error)}"
 
 
+def is_readable(path: Path) -> bool:
+    """Whether there is a file that may be read; a path that the system refuses as such is none."""
+    try:
+        with path.open("rb"):
+            return True
+    except OSError:
+        return False
+
+
 def shortened(path: str) -> str:
     """A path that fits on a line: the middle of an endless one is left out."""
     half = LONGEST_SHOWN // 2

@@ -13,6 +13,11 @@ import platformdirs
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.files import cause
 
+_LIBRARIES = (
+    "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR",
+    "XDG_DATA_HOME", "XDG_STATE_HOME",
+)  # fmt: skip
+
 
 def has_home() -> bool:
     """Whether a home folder can be told; without HOME and without an entry in passwd it cannot."""
@@ -47,16 +52,14 @@ def quiet_libraries() -> None:
 
     matplotlib, PyTorch's compiler and wandb look for one when they are imported, and each has its own way to fail.
     """
-    wanted = {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torch", "WANDB_CONFIG_DIR": "wandb",
-              "WANDB_CACHE_DIR": "wandb", "WANDB_DATA_DIR": "wandb"}  # fmt: skip
     if has_home() and _refusal(Path(platformdirs.user_cache_dir("voxbench"))) is None:
         return
     try:
         folder = _temporary("there is no home folder that can be written to")
     except DatasetError:
         return  # said where a folder is needed
-    for variable, name in wanted.items():
-        os.environ.setdefault(variable, str(folder / "libraries" / name))
+    for variable in _LIBRARIES:
+        os.environ.setdefault(variable, str(folder / "libraries" / variable.lower()))
     if not _has_name():
         os.environ.setdefault("USER", f"user-{os.getuid()}")  # getpass.getuser looks here first
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
+from voxbench.datasets.files import is_readable
 from voxbench.datasets.volumes import nifti
 
 REQUIRED = ("path", "patient_id", "label")
@@ -134,7 +135,7 @@ class Manifest(Dataset):
         digest = hashlib.sha256(f"manifest:1:{self.options.model_dump_json()}".encode())
         for row in self._rows:
             path = self._folder / row.path
-            if not path.is_file():
+            if not is_readable(path):
                 self.items()  # lists this flaw with all others
             cells = [getattr(row, column) for column in COLUMNS if column != "path"]
             digest.update(json.dumps([row.volume, *cells]).encode())

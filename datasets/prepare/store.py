@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import io
 import json
+import os
 import re
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from voxbench.datasets.base import DatasetError
-from voxbench.datasets.files import SYSTEM_FILES, write_whole
+from voxbench.datasets.files import SYSTEM_FILES, cause, remedy, write_whole
 
 Record = dict[str, Any]  # what is kept of a head: JSON
 MANIFEST = ("path", "patient_id", "label", "side", "split", "finding", "unit", "axes")
@@ -67,26 +68,28 @@ class Store:
             return (self.root / "prepare.json").is_file()  # another user's
 
     def check(self) -> None:
-        """Raises DatasetError if the folder holds something else."""
-        if self.root.exists() and not self.root.is_dir():
-            raise DatasetError(f"--out {self.root}: this is a file; name a folder")
-        if self.root.is_dir() and not self.is_prepared() and self.foreign():
-            raise DatasetError(f"--out {self.root}: the folder holds other files; name a new or an empty one")
-
-    def foreign(self) -> list[str]:
-        """Names in the folder that no call wrote; a first call that was refused may leave DICOM conversions."""
-        names = {path.name for path in self.root.iterdir()} - SYSTEM_FILES
-        if names == {"private"} and {path.name for path in self.private.iterdir()} <= {"converted"}:
-            return []
-        return sorted(names)
+        """Raises DatasetError if the folder holds something else, or cannot be written to."""
+        try:
+            if self.root.exists() and not self.root.is_dir():
+                raise DatasetError(f"--out {self.root}: this is a file; name a folder")
+            if self.root.is_dir() and not self.is_prepared() and {p.name for p in self.root.iterdir()} - SYSTEM_FILES:
+                raise DatasetError(f"--out {self.root}: the folder holds other files; name a new or an empty one")
+            above = next(p for p in (self.root.absolute(), *self.root.absolute().parents) if p.exists())
+        except OSError as error:
+            raise DatasetError(f"--out {self.root}: {cause(error)}; {remedy(error)}") from error
+        if not os.access(above, os.W_OK):
+            raise DatasetError(f"--out {self.root}: {above} cannot be written to; name another folder")
 
     def open(self) -> bytes:
         """Make the folder if need be, and return its key."""
-        self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.private.chmod(0o700)
-        if not self.is_prepared():
-            write(self.private / "key", secrets.token_hex(32), private=True)
-        return (self.private / "key").read_bytes()
+        try:
+            self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.private.chmod(0o700)
+            if not self.is_prepared():
+                write(self.private / "key", secrets.token_hex(32), private=True)
+            return (self.private / "key").read_bytes()
+        except OSError as error:
+            raise DatasetError(f"--out {self.root}: {cause(error)}; {remedy(error)}") from error
 
     def seen(self) -> dict[str, list[Any]]:
         """Files already checked: path -> [stamp, SHA-256, modality]."""

@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from voxbench.datasets.files import cause, remedy
+
 Float = npt.NDArray[np.float32]
 
 
@@ -40,8 +42,7 @@ def load(path: Path, *, stored_axes: bool = False) -> Scan:
     Raises NiftiError where it is missing, unreadable, not 3D, without a usable affine, has NaN or infinite
     voxels, or is constant.
     """
-    if not path.is_file():
-        raise NiftiError("there is no such file; correct the path (it is relative to the folder of the CSV)")
+    _check_reach(path)
     try:
         image = nib.load(path)
         shape, affine, dtype = tuple(image.shape), image.affine, image.get_data_dtype()
@@ -70,6 +71,16 @@ def load(path: Path, *, stored_axes: bool = False) -> Scan:
         raise NiftiError(f"every voxel is {data.flat[0]:g}: an empty volume; leave it out")
     x, y, z = (float(size) for size in np.linalg.norm(canonical.affine[:3, :3], axis=0))
     return Scan(data, (x, y, z))
+
+
+def _check_reach(path: Path) -> None:
+    try:
+        if path.is_file():
+            with path.open("rb"):
+                return
+    except OSError as error:
+        raise NiftiError(f"{cause(error)}; {remedy(error)}") from error
+    raise NiftiError("there is no such file; correct the path (it is relative to the folder of the CSV)")
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:
