@@ -91,13 +91,14 @@ def _run_around(out: Path) -> Path | None:
 def _others(folder: Path, known: Iterable[str], but: Iterable[Path] = ()) -> list[str]:
     """What lies in a folder besides `known` names, what the system puts there, and what a killed write left."""
     apart = {path.resolve() for path in but}
-    return sorted(
+    found = [
         path.name
         for path in folder.iterdir()
         if path.name not in {*known, *SYSTEM_FILES}
         and not _is_left_over(path)
         and not any(path.resolve() in (one, *one.parents) for one in apart)
-    )
+    ]
+    return sorted(found, key=lambda name: (name not in FILES, name))  # first what would have been overwritten
 
 
 def _is_left_over(path: Path) -> bool:
