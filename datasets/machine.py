@@ -48,10 +48,12 @@ def cache_folder() -> tuple[Path, str | None]:
 
 
 def quiet_libraries() -> None:
-    """Gives libraries that would look for a home a folder of their own where there is none that they can write to.
+    """Gives libraries that would look for a name or a home of the user what they need where there is none.
 
     matplotlib, PyTorch's compiler and wandb look for one when they are imported, and each has its own way to fail.
     """
+    if not _has_name():
+        os.environ["USER"] = f"user-{os.getuid()}"  # getpass.getuser looks here before it asks passwd
     if has_home() and _refusal(Path(platformdirs.user_cache_dir("voxbench"))) is None:
         return
     try:
@@ -60,8 +62,6 @@ def quiet_libraries() -> None:
         return  # said where a folder is needed
     for variable in _LIBRARIES:
         os.environ.setdefault(variable, str(folder / "libraries" / variable.lower()))
-    if not _has_name():
-        os.environ.setdefault("USER", f"user-{os.getuid()}")  # getpass.getuser looks here first
 
 
 def _has_name() -> bool:

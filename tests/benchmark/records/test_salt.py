@@ -122,7 +122,7 @@ def test_a_run_goes_on_on_a_machine_that_knows_nothing_of_it(
 
     # A folder of before: its salt is the machine's, and from now on its own too.
     place(run).unlink()
-    with pytest.raises(BenchError, match="codes of another salt: set VOXBENCH_SALT .*voxbench/salt in ~/.config"):
+    with pytest.raises(BenchError, match=r"codes of another salt: set VOXBENCH_SALT .*voxbench/salt in ~/\.config"):
         bench(PHANTOM, fractions="0.5,1.0", **data)
     monkeypatch.setenv("HOME", str(home))
     assert bench(PHANTOM, fractions="0.5,1.0", dry_run=True, **data) == 0
@@ -131,7 +131,7 @@ def test_a_run_goes_on_on_a_machine_that_knows_nothing_of_it(
     assert place(run).read_bytes() == salt
 
     monkeypatch.setenv("VOXBENCH_SALT", "mine")
-    with pytest.raises(BenchError, match="another salt: .*unset it, for .*private/salt is theirs"):
+    with pytest.raises(BenchError, match=r"another salt: .*unset it, for .*private/salt is theirs"):
         bench(PHANTOM, fractions="0.5,1.0", **data)
     assert place(run).read_bytes() == salt
     monkeypatch.setenv("VOXBENCH_SALT", salt.decode())
