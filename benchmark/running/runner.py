@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen
 from voxbench.benchmark.planning.plan import Plan, make_plan
-from voxbench.benchmark.records.privacy import coder_for, key_table, known_coder
+from voxbench.benchmark.records.privacy import Coder, coder_for, key_table, known_coder
 from voxbench.benchmark.records.provenance import provenance
 from voxbench.benchmark.records.salt import VARIABLE, place
 from voxbench.benchmark.records.store import Store, read_json, write_json
@@ -87,7 +87,7 @@ class Run:
         if "salt_check" in known:
             coder = known_coder(self.dataset, self.store.root)
             if coder is None or coder.check != known["salt_check"]:
-                raise BenchError(_other_salt(self.store.root))
+                raise BenchError(_other_salt(self.store.root, known["salt_check"]))
         return earlier
 
     def open_folder(self) -> None:
@@ -214,12 +214,14 @@ def _read_config(store: Store) -> dict[str, Any] | None:
     return dict(data)
 
 
-def _other_salt(run: Path) -> str:
-    """How to come by the right salt, which the run folder's own does not have to be: a user may have put it there."""
+def _other_salt(run: Path, check: str) -> str:
+    """How to come by the right salt; the run folder's own may be another one, put there by hand."""
     own = place(run)
     made = "that is the file voxbench/salt in ~/.config on the machine that made them, if it was Linux"
-    if own.exists():
-        made = f"unset it, for {own} is theirs" if os.environ.get(VARIABLE) else f"{own} is not"
+    if own.is_file() and os.environ.get(VARIABLE) and Coder(own.read_bytes()).check == check:
+        made = f"unset it, for {own} is theirs"
+    elif own.is_file():
+        made = f"{own} is not theirs"
     return (
         f"{run} holds results whose patients have codes of another salt: set {VARIABLE} to the one that they were made "
         f"with ({made}), or choose another --out"
