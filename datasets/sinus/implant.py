@@ -183,7 +183,7 @@ class SinusImplant(Dataset):
             lambda _phase, done, total: self.progress(done, total) if self.progress is not None else None,
         )  # fmt: skip
         found: dict[str, dict[Side, Path]] = {}
-        with (out / "prepared" / "private" / "sources.csv").open() as stream:
+        with (out / "prepared" / "private" / "sources.csv").open(encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
                 path = out / "prepared" / row["crop"]
                 if row["crop"] and _sinus(path) is not None:
