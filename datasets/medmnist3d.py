@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item, Split
+from voxbench.datasets.machine import has_home
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -79,6 +80,8 @@ class MedMNIST3D(Dataset):
     @property
     def path(self) -> Path:
         """Where the file is, or will be downloaded to."""
+        if self.root is None and not has_home():
+            raise DatasetError(f"{self.name}: there is no home folder to look for its file in: name one, --data-root")
         folder = self.root if self.root is not None else Path.home() / ".medmnist"
         return folder / f"{self.name}{self._suffix}.npz"
 

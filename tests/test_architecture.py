@@ -31,9 +31,9 @@ FLOORS: dict[str, list[set[str]]] = {
     "datasets": [
         {"sinus", "manifest", "medmnist3d"},
         {"prepare", "views", "cohort"},
-        {"volumes", "splits", "tables"},
+        {"volumes", "splits", "tables", "machine"},
         {"dealing"},
-        {"base"},
+        {"base", "files"},
     ],
     "methods": [{""}, {"encoders"}, {"parts"}, {"base"}],
 }

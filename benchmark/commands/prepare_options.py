@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from voxbench.benchmark.commands.terminal import Terminal
 from voxbench.datasets.prepare.limits import Limits
 
 INTERRUPTED = 130
@@ -112,9 +112,9 @@ def prepare(
         skip_broken=skip_broken, workers=workers,
     )  # fmt: skip
     try:
-        command_prepare.execute(options, Console())
+        command_prepare.execute(options, Terminal())
     except KeyboardInterrupt as error:
-        Console(stderr=True).print(
+        Terminal(stderr=True).print(
             "stopped: finished heads are kept, and the same command goes on from there", soft_wrap=True
         )
         raise typer.Exit(INTERRUPTED) from error

@@ -151,7 +151,7 @@ class Runtime(_Model):
 def presets() -> dict[str, str]:
     """Built-in presets: name -> text."""
     folder = resources.files("voxbench.configs")
-    return {f.name[:-5]: f.read_text() for f in folder.iterdir() if f.name.endswith(".yaml")}
+    return {f.name[:-5]: f.read_text(encoding="utf-8") for f in folder.iterdir() if f.name.endswith(".yaml")}
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def read_preset(name: str) -> dict[str, Any]:
         text = builtin[name]
     elif Path(name).is_file():
         try:
-            text = Path(name).read_text()
+            text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BenchError(f"preset {name}: not a readable text file ({error}): give a YAML file") from error
     else:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.files import FULL, UNWRITABLE, explained, is_readable
 from voxbench.datasets.prepare import output, store
 from voxbench.datasets.prepare.find import find_scans
 from voxbench.datasets.prepare.head import Recipe, Task, check_scan, do_head
@@ -223,7 +224,7 @@ def check_all(
     todo = []
     for scan in scans:
         known = seen.get(str(scan.path.resolve()))
-        if known is not None and scan.path.is_file() and [output.stamp(scan.path), scan.modality] == known[::2]:
+        if known is not None and is_readable(scan.path) and [output.stamp(scan.path), scan.modality] == known[::2]:
             hashes[scan.path] = known[1]
         else:
             todo.append(scan)
@@ -276,6 +277,8 @@ def do_all(
         tell("heads", done, len(todo))
         if isinstance(outcome, DatasetError):
             failures[task.code] = outcome.message
+        elif isinstance(outcome, OSError) and outcome.errno in FULL | UNWRITABLE:  # the folder's fault, not the scan's
+            raise DatasetError(f"{explained(outcome)}; finished heads are kept, run the same again") from outcome
         elif isinstance(outcome, BaseException):
             failures[task.code] = unexpected(outcome)
         else:

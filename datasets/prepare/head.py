@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.files import cause, remedy
 from voxbench.datasets.prepare import crop, picture, quality, store
 from voxbench.datasets.prepare.limits import Limits
 from voxbench.datasets.prepare.pyramid import STAGES_MM, Pyramid, Target, make_pyramid
@@ -83,7 +84,7 @@ def check_scan(path: Path, modality: ScanModality) -> tuple[str, str]:
     except DatasetError as error:
         return "", error.message
     except OSError as error:
-        return "", f"cannot be read ({error.strerror})"
+        return "", f"{cause(error)}; {remedy(error)}"
 
 
 def do_head(task: Task) -> store.Record:
