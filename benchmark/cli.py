@@ -100,7 +100,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that share the grid; not given: one a core on a CPU, one on a GPU."),
+        typer.Option(
+            min=1, help="Processes that share the grid; not given: one a core, or one to four on a GPU by its memory."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost; run nothing.")] = (
         False
@@ -172,6 +174,27 @@ def list_(
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     console.print(table)
+
+
+@app.command()
+def profile(
+    methods: Annotated[str, typer.Option(help="all, or names with commas between.")] = "all",
+    dataset: Annotated[str | None, typer.Option(help="As for bench run.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="As for bench run.")] = None,
+    preset: Annotated[str, typer.Option(help="quick, small, paper, or a YAML file.")] = "quick",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting of the configuration.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each kind that are timed.")] = 10,
+    batch: Annotated[int | None, typer.Option(min=2, help="Volumes a step; not given: the preset's.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="As for bench run.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the figures.")] = Path("runs/profile"),
+) -> None:
+    """Measure how fast each method trains on this machine, and what its steps spend their time on."""
+    from voxbench.benchmark.commands import profile as command_profile
+
+    given = command_profile.arguments(methods, dataset, data_root, preset, settings or (), device, cache, out)
+    command_profile.execute(given, steps, batch, threads, console)
 
 
 @app.command()

@@ -30,8 +30,9 @@ FLOORS: dict[str, list[set[str]]] = {
     "reports": [{"pages"}, {"plots"}, {"tables"}, {"judging"}, {"reading"}, {"stats"}],
     "datasets": [
         {"sinus", "manifest", "medmnist3d"},
-        {"prepare", "views"},
-        {"volumes", "splits"},
+        {"prepare", "views", "cohort"},
+        {"volumes", "splits", "tables"},
+        {"dealing"},
         {"base"},
     ],
     "methods": [{""}, {"encoders"}, {"parts"}, {"base"}],

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from functools import partial
+from collections.abc import Iterator
 
 import torch
 from rich.console import Console
@@ -12,12 +11,8 @@ from rich.table import Table
 
 from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.running.runner import Run, effort
-from voxbench.benchmark.settings.assemble import build_encoder, build_method, placed
-from voxbench.benchmark.training.finetune import Classifier
-from voxbench.benchmark.training.train import optimise, start
-from voxbench.datasets.views.loader import Draw, Loader
-from voxbench.datasets.views.policies import policies
-from voxbench.methods.base import Batch, Stage
+from voxbench.benchmark.training import speed
+from voxbench.benchmark.training.context import Context
 
 TIMED_STEPS = 2
 TIMED_BATCH = 8  # volumes a second hardly depend on the batch, and a plan should show at once
@@ -27,7 +22,8 @@ def show_plan(run: Run, console: Console) -> None:
     """Prints stages and cells a method, how many are done, and hours measured on a few steps of each."""
     done = run.done()
     efforts, tasks = effort(run), run.tasks()
-    speeds = _Speeds(run)
+    with run.setup().opened() as context:
+        speeds = _Speeds(context, run.runtime.threads)
     table = Table(title=f"plan: {run.config.dataset.name}, {len(run.bank.items)} volumes", title_justify="left")
     for column in ("method", "stages", "cells", "done", "volumes to process", "estimate (one worker)"):
         table.add_column(column, justify="left" if column == "method" else "right")
@@ -58,94 +54,31 @@ def show_plan(run: Run, console: Console) -> None:
 class _Speeds:
     """Volumes a second of each stage and of fine-tuning, measured on a few real steps when first asked for."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.device = torch.device(run.runtime.device)
-        self.policies = policies(run.config.augmentation)
+    def __init__(self, context: Context, threads: int) -> None:
+        self.context = context
         self.known: dict[tuple[str, int | None], float] = {}
         self.maps: dict[tuple[str, int], float] = {}  # seconds a target map
-        torch.set_num_threads(run.runtime.threads)
+        torch.set_num_threads(threads)
 
     def of(self, method: str, stage: int | None) -> float:
         """For stage number `stage` of `method`; None = fine-tuning, the same for all methods."""
         key = (method if stage is not None else "", stage)
         if key not in self.known:
-            self.known[key] = self._finetuning() if stage is None else self._stage(method, stage)
+            # Target maps are timed apart: here others of the right size serve as well.
+            works = [speed.finetuning(self.context, TIMED_BATCH)] if stage is None else self._stages(method)
+            for index, work in enumerate(works):
+                self.known[key[0], None if stage is None else index] = speed.volumes_per_second(work, TIMED_STEPS)
         return self.known[key]
 
     def seconds_for_maps(self, plan: StagePlan) -> float:
         """For the target maps of a stage: each volume's is made once."""
         key = (plan.method, plan.index)
         if key not in self.maps:
-            self.maps[key] = self._map(*key)
+            self.maps[key] = speed.seconds_a_map(self.context, *key)
         return self.maps[key] * min(len(plan.members), plan.volumes)
 
-    def _map(self, name: str, index: int) -> float:
-        method = placed(build_method(self.run.config, name, self.run.dataset.shape, 0, None), self.device).eval()
-        stages = method.stages()
-        make = stages[index].targets
-        if make is None:
-            return 0.0
-        volume = self.run.bank.batch([0], self.device)
-        with torch.no_grad():
-            for before in stages[:index]:
-                if before.finish is not None:
-                    before.finish([volume])
-            make(volume)  # the first is slower
-            began = time.perf_counter()
-            make(volume).cpu()
-        return time.perf_counter() - began
-
-    def _stage(self, name: str, index: int) -> float:
-        method = placed(build_method(self.run.config, name, self.run.dataset.shape, 0, None), self.device)
-        stage: Stage = method.stages()[index]
-        recipe = self.run.config.prior if stage.budget == "prior" else self.run.config.pretrain
-        members = range(min(TIMED_BATCH, len(self.run.bank.items)))
-        # The real maps are timed apart; here others of the right size serve as well.
-        targets = None if stage.targets is None else partial(self.run.bank.batch, device=self.device)
-        loader = Loader(
-            self.run.bank,
-            members,
-            batch=TIMED_BATCH,
-            policy=self.policies[stage.augmentation],
-            seed=0,
-            device=self.device,
-            views=stage.views,
-            targets=targets,
-        )
-        training = start(stage.module, recipe, TIMED_STEPS + 1)
-
-        def loss(draw: Draw) -> torch.Tensor:
-            return stage.loss(Batch(views=draw.views, target=draw.target, rng=draw.rng))
-
-        return self._timed(lambda on: optimise(training, loss, loader, recipe, on_step=on), loader.batch * stage.views)
-
-    def _finetuning(self) -> float:
-        run, recipe = self.run, self.run.config.finetune
-        encoder = build_encoder(run.config, run.dataset.shape, 0, None)
-        model = placed(Classifier(encoder, len(run.dataset.classes), recipe.hidden), self.device)
-        labelled = [i for i, item in enumerate(run.bank.items) if item.label is not None][: recipe.batch]
-        policy = self.policies["finetune"]
-        loader = Loader(run.bank, labelled, batch=TIMED_BATCH, policy=policy, seed=0, device=self.device, labelled=True)
-        training = start(model, recipe, TIMED_STEPS + 1)
-
-        def loss(draw: Draw) -> torch.Tensor:
-            return torch.nn.functional.cross_entropy(model(draw.views[0]), draw.labels)  # type: ignore[arg-type]
-
-        return self._timed(lambda on: optimise(training, loss, loader, recipe, on_step=on), loader.batch)
-
-    def _timed(self, work, volumes: int) -> float:  # type: ignore[no-untyped-def]
-        """Volumes a second, the first step (allocation, kernel choice) left out."""
-        clock: list[float] = []
-
-        def tick(_: object) -> bool:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            clock.append(time.perf_counter())
-            return False
-
-        work(tick)
-        return TIMED_STEPS * volumes / (clock[-1] - clock[0])
+    def _stages(self, method: str) -> Iterator[speed.Workload]:
+        return speed.workloads(self.context, method, TIMED_BATCH, maps=False)
 
 
 def _duration(seconds: float) -> str:

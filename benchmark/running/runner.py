@@ -114,12 +114,10 @@ class Run:
                 data["protocol"][key] = sorted({*(names[name] for names in found), *data["protocol"][key]})
         self.store.write_yaml("config.yaml", data)
 
-    def audit_before(self) -> Audit:
+    def audit_before(self) -> None:
         """Audits the plan, writes the proof, and raises AuditError if there is a leak."""
-        audit = self.plan_audit
-        self._write_audit({"planned": audit}, set(self.plan.cells))
-        audit.refuse(self.name_of)
-        return audit
+        self._write_audit({"planned": self.plan_audit}, set(self.plan.cells))
+        self.plan_audit.refuse(self.name_of)
 
     @cached_property
     def plan_audit(self) -> Audit:
@@ -130,15 +128,18 @@ class Run:
         """A volume's name, for the user's own eyes."""
         return self.bank.items[position].volume
 
-    def work(self, tasks: list[Task], listen: Listener) -> None:
-        """Carries out `tasks`."""
-        setup = Setup(
+    def setup(self) -> Setup:
+        """What a process needs to carry out this run's jobs."""
+        return Setup(
             config=self.config,
             runtime=self.runtime,
             bank=self.bank.folder,
             provenance=provenance(torch.device(self.runtime.device)),
         )
-        run_tasks(tasks, setup, self.runtime.workers, listen)
+
+    def work(self, tasks: list[Task], listen: Listener) -> None:
+        """Carries out `tasks`."""
+        run_tasks(tasks, self.setup(), self.runtime.workers, listen)
 
     def collect(self) -> list[dict[str, Any]]:
         """Audits what was really served, writes the tables, and returns the cells that stand in them."""

@@ -63,7 +63,8 @@ def start(module: nn.Module, recipe: Recipe, steps: int) -> Training:
     if recipe.optimizer == "lars":
         optimizer = LARS(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+        on_gpu = bool(trained) and trained[0].device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=on_gpu)  # one launch for all weights
     return Training(module=module, optimizer=optimizer, steps=steps)
 
 
@@ -114,13 +115,8 @@ def _steps(
         draw = loader.draw(training.step)
         # Methods draw from `draw.rng`, but layers such as nn.Dropout know the global generator only.
         torch.manual_seed(draw.rng.initial_seed() ^ OTHER_STREAM)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            value = loss(draw)
-        _check_usable(value)
-        training.optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        if recipe.clip > 0:
-            nn.utils.clip_grad_norm_(training.module.parameters(), recipe.clip)
+        value = forward(loss, draw, device)
+        backward(training, value, recipe)
         training.optimizer.step()
         training.step += 1
         losses.append(value.detach())
@@ -134,6 +130,22 @@ def _steps(
             training.curve.append({"step": training.step, "loss": _finite(value, training.step), "lr": rate})
         if on_step is not None and on_step(training):
             return
+
+
+def forward(loss: Callable[[Draw], Tensor], draw: Draw, device: torch.device) -> Tensor:
+    """The loss of one batch. Raises MethodError for one that cannot be differentiated."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        value = loss(draw)
+    _check_usable(value)
+    return value
+
+
+def backward(training: Training, value: Tensor, recipe: Recipe) -> None:
+    """Gradients of the loss, limited as the recipe says; the optimiser has not stepped yet."""
+    training.optimizer.zero_grad(set_to_none=True)
+    value.backward()  # type: ignore[no-untyped-call]
+    if recipe.clip > 0:
+        nn.utils.clip_grad_norm_(training.module.parameters(), recipe.clip)
 
 
 def _check_usable(loss: Tensor) -> None:

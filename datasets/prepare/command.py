@@ -24,7 +24,7 @@ from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare import output, store
 from voxbench.datasets.prepare.find import find_scans
 from voxbench.datasets.prepare.head import Recipe, Task, check_scan, do_head
-from voxbench.datasets.prepare.labels import Labels, match, read_labels
+from voxbench.datasets.prepare.labels import Labels, match, read_labels, two_spellings
 from voxbench.datasets.prepare.limits import Limits
 from voxbench.datasets.prepare.reference import find_reference
 from voxbench.datasets.prepare.scans import Found, Scan, ScanModality, Search
@@ -166,13 +166,14 @@ def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], La
         found.scans = [scan for scan in found.scans if not search.is_reference(scan.path)]  # it may lie among them
         if not found.scans and not found.problems:
             problems.append(f"{options.scans}: no head in here besides the reference")
-        problems += found.problems
+        problems += [*found.problems, *two_spellings(found.scans)]
     except DatasetError as error:
         problems.append(error.message)
     if options.labels is not None:
         try:
             labels, wrong = read_labels(options.labels, options.sheet)
             problems += wrong
+            found.notes += [labels.note] * bool(labels.note)
             if found.scans:
                 patients = {s.patient for s in found.scans} | found.named
                 problems += match(labels, patients, pool_unlisted=options.pool_unlisted)

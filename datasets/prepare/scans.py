@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,9 @@ from typing import Literal
 
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare.store import Store
-from voxbench.datasets.prepare.tables import read_table
+from voxbench.datasets.tables.ids import same
+from voxbench.datasets.tables.reader import read_table
+from voxbench.datasets.tables.words import names_nobody, stands_for_nothing
 
 ENDINGS = (".nii.gz", ".nii")
 HEADER = (".hdr", ".hdr.gz")
@@ -87,8 +88,8 @@ def is_nifti(path: Path) -> bool:
 
 
 def patient_id(text: str) -> str:
-    """The patient, said the same way everywhere: BIDS's sub- goes, and an umlaut is one sign however it is stored."""
-    return unicodedata.normalize("NFC", text.strip().removeprefix("sub-"))
+    """The patient, said the same way everywhere: BIDS's sub- goes, and what looks the same is the same."""
+    return same(text).removeprefix("sub-")
 
 
 def walk(folder: Path, above: frozenset[Path] | None = None) -> Iterator[Path]:
@@ -140,16 +141,23 @@ def pairs(files: Sequence[Path]) -> list[str]:
 
 def from_table(path: Path, modality: ScanModality) -> Found:
     """Columns path, patient_id and, if wanted, modality (mr or ct); paths are relative to the table."""
-    rows = read_table(path, {"path": ("path", "file"), "patient": PATIENT_COLUMNS}, {"modality": ("modality",)})
-    found = Found()
-    for number, row in rows:
+    table = read_table(path, {"path": ("path", "file"), "patient": PATIENT_COLUMNS}, {"modality": ("modality",)})
+    found = Found(problems=list(table.problems), notes=[table.note] if table.note else [])
+    found.named |= {patient_id(cell) for cell in table.doubtful}
+    for number, row in table.rows:
         where = f"{path.name} row {number}"
         kind = row["modality"].lower().replace("mri", "mr") or modality
         patient = patient_id(row["patient"])
-        if kind not in ("auto", "mr", "ct"):
+        if stands_for_nothing(kind):
+            found.problems.append(f"{where}: modality {row['modality']} says nothing; leave the cell empty")
+        elif kind not in ("auto", "mr", "ct"):
             found.problems.append(f"{where}: modality {row['modality']} is none of mr, ct")
         elif not row["path"] or not patient:
             found.problems.append(f"{where}: path or patient_id is empty; fill it in")
+        elif names_nobody(row["path"]):
+            found.problems.append(f"{where}: path {row['path']} names no file; name it, or remove the row")
+        elif names_nobody(patient):
+            found.problems.append(f"{where}: patient {row['patient']} names nobody; fill it in, or remove the row")
         elif row["path"].lower().endswith(PAIR):
             found.problems.append(f"{where}: {pair_problem(Path(row['path']))}, and name that")
         else:
@@ -172,7 +180,7 @@ def from_bids(root: Path, suffix: str | None, modality: ScanModality) -> Found:
     wrong = pairs([path for path in files if stem(path).endswith(f"_{chosen}")])
     present = {scan.patient for scan in scans}
     notes = absent(root / "participants.tsv", present, chosen)
-    return Found(scans, wrong, notes + left_out(root, present, chosen, told=bool(notes)))
+    return Found(scans, wrong, notes + left_out(root, present, chosen, told=any(" have no " in note for note in notes)))
 
 
 def chosen_suffix(root: Path, by_suffix: Mapping[str, list[Path]], suffix: str | None) -> str:
@@ -219,10 +227,13 @@ def absent(table: Path, present: set[str], suffix: str) -> list[str]:
     if not table.is_file():
         return []
     try:
-        rows = read_table(table, {"patient": ("participant_id",)}, {})
+        read = read_table(table, {"patient": ("participant_id",)}, {})
     except DatasetError as error:
         return [f"{error.message} (it was not needed)"]
-    missing = [row["patient"] for _, row in rows if patient_id(row["patient"]) not in present]
+    notes = [f"{problem} (it was not needed)" for problem in read.problems]
+    rows = [row["patient"] for _, row in read.rows if not names_nobody(row["patient"])]
+    missing = [patient for patient in rows if patient_id(patient) not in present]
     if not missing:
-        return []
-    return [f"{table.name}: {len(missing)} of {len(rows)} participants have no {suffix} scan ({few(missing)})"]
+        return notes
+    told = f"{table.name}: {len(missing)} of {len(rows)} participants have no {suffix} scan ({few(missing)})"
+    return [*notes, told]

@@ -58,11 +58,16 @@ class Loader:
         """Full batches in one pass; the volumes left over differ from epoch to epoch."""
         return len(self.members) // self.batch
 
-    def draw(self, step: int) -> Draw:
-        """Batch number `step`, counted from 0."""
+    def rows(self, step: int) -> list[int]:
+        """Which of `members` are in batch number `step`, counted from 0."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = torch.randperm(len(self.members), generator=self._generator(0, epoch))
-        rows = order[place * self.batch : (place + 1) * self.batch].tolist()
+        rows: list[int] = order[place * self.batch : (place + 1) * self.batch].tolist()
+        return rows
+
+    def draw(self, step: int) -> Draw:
+        """Batch number `step`, counted from 0."""
+        rows = self.rows(step)
         chosen = [self.members[row] for row in rows]
         self.seen.update(chosen)
         rng = self._generator(1, step)

@@ -36,6 +36,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from voxbench.datasets.base import Dataset, DatasetError, Item
+from voxbench.datasets.volumes.resident import Resident
 
 FORMAT = 1  # of the folder; a bank of another format is built anew
 BLOCKS = 12  # block means along each axis
@@ -75,6 +76,7 @@ class VolumeBank:
             storage = np.dtype(meta["storage"])
             self._checksums: dict[str, int] = meta["checksums"]
             self._volumes: Array = np.load(folder / "volumes.npy", mmap_mode="r", allow_pickle=False)
+            self._resident = Resident(self._volumes)
             self._blocks: Array = np.load(folder / "blocks.npy", allow_pickle=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BankDamagedError(f"{folder}: {error}") from error
@@ -99,7 +101,11 @@ class VolumeBank:
     def batch(self, indices: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Tensor:
         """The volumes of these rows, float32 [B, C, D, H, W] in [0, 1] on `device`; a copy."""
         rows = np.asarray(indices, dtype=np.int64)
-        stored = torch.from_numpy(self._volumes[rows]).to(device)  # moved small, made float there
+        whole = self._resident.on(torch.device(device))
+        if whole is None:
+            stored = torch.from_numpy(self._volumes[rows]).to(device)  # moved small, made float there
+        else:
+            stored = whole.index_select(0, torch.from_numpy(rows).to(device))
         volumes = stored.to(torch.float32)
         return volumes.div_(255) if stored.dtype == torch.uint8 else volumes
 

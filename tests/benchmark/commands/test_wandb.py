@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "tracking"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tracking"))
 from tracking_run import Written, read_written
 
 from voxbench.benchmark.tracking.sync import Syncer

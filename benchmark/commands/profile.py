@@ -1,0 +1,101 @@
+"""What ``bench profile`` does: how fast each method trains here, and what holds it up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from voxbench.benchmark.commands.progress import StepProgress
+from voxbench.benchmark.commands.run import Arguments, configuration
+from voxbench.benchmark.records.costs import device_name
+from voxbench.benchmark.records.provenance import provenance
+from voxbench.benchmark.records.store import write_json
+from voxbench.benchmark.running.setup import Setup, prepare_bank
+from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.training import speed
+
+RESULT = "profile.json"
+
+
+def execute(given: Arguments, steps: int, batch: int | None, threads: int, console: Console) -> None:
+    """Measures, prints a table, and writes `profile.json` and a plot into `given.out`."""
+    config, runtime = configuration(given)
+    runtime = runtime.model_copy(update={"threads": threads})
+    with StepProgress(console, "reading volumes") as progress:
+        bank = prepare_bank(config, runtime, progress)
+    device = torch.device(runtime.device)
+    torch.set_num_threads(threads)
+    setup = Setup(config=config, runtime=runtime, bank=bank.folder, provenance={})
+    rates = speed.matrix_rate(device)
+    found: list[speed.Speed] = []
+    with setup.opened() as context, StepProgress(console, "measuring") as progress:
+        for done, name in enumerate(config.methods):
+            progress(done, len(config.methods) + 1)
+            found += [speed.measure(work, steps) for work in speed.workloads(context, name, batch)]
+        found.append(speed.measure(speed.finetuning(context, batch), steps))
+        progress(len(config.methods) + 1, len(config.methods) + 1)
+    console.print(_table(found, rates[_arithmetic(device)]))
+    record = {
+        "device": device_name(device),
+        "threads": threads,
+        "shape": list(context.dataset.shape),
+        "encoder": config.encoder.model_dump(mode="json"),
+        "steps": steps,
+        "matrix_gflop_per_second": rates,
+        "workloads": [asdict(one) for one in found],
+        "provenance": provenance(device),
+    }
+    _write(given.out, record, console)
+
+
+def arguments(
+    methods: str, dataset: str | None, data_root: Path | None, preset: str, settings: Sequence[str], device: str,
+    cache: Path | None, out: Path,
+) -> Arguments:  # fmt: skip
+    """Those of a run of which nothing is run."""
+    return Arguments(
+        methods=methods, fractions=None, dataset=dataset, data_root=data_root, preset=preset, encoder=None, folds=None,
+        seeds=None, protocol=None, settings=tuple(settings), out=out, cache=cache, device=device, workers=1,
+        dry_run=True,
+    )  # fmt: skip
+
+
+def _arithmetic(device: torch.device) -> str:
+    """The type that the loop computes in."""
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
+def _table(found: Sequence[speed.Speed], rate: float) -> Table:
+    table = Table(title=f"matrix product: {rate:,.0f} GFLOP/s", title_justify="left")
+    for column in ("step", "batch", "volumes/s", "of the limit", "GFLOP/s", "of the product", "peak MB"):
+        table.add_column(column, justify="left" if column == "step" else "right", no_wrap=column == "step")
+    for one in found:
+        achieved = one.gflop_per_second
+        table.add_row(
+            " ".join(dict.fromkeys(filter(None, (one.method, one.stage)))),
+            f"{one.batch} x {one.views}" if one.views > 1 else f"{one.batch}",
+            f"{one.volumes_per_second:,.0f}",
+            f"{one.share_of_limit:.2f}",
+            "" if achieved is None else f"{achieved:,.0f}",
+            "" if achieved is None else f"{achieved / rate:.3f}",
+            f"{one.peak_memory_mb:,.0f}",
+        )
+    return table
+
+
+def _write(out: Path, record: Mapping[str, Any], console: Console) -> None:
+    from voxbench.reports.plots.speed import parts_of_a_step  # brings all that plots need: after the work
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / RESULT, record)
+        (out / "profile.svg").write_text(parts_of_a_step(record).svg, encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"--out {out}: cannot be written ({error.strerror}): name another folder") from error
+    console.print(f"{out / RESULT} and profile.svg", soft_wrap=True)
