@@ -180,7 +180,7 @@ def from_bids(root: Path, suffix: str | None, modality: ScanModality) -> Found:
     wrong = pairs([path for path in files if stem(path).endswith(f"_{chosen}")])
     present = {scan.patient for scan in scans}
     notes = absent(root / "participants.tsv", present, chosen)
-    return Found(scans, wrong, notes + left_out(root, present, chosen, told=bool(notes)))
+    return Found(scans, wrong, notes + left_out(root, present, chosen, told=any(" have no " in note for note in notes)))
 
 
 def chosen_suffix(root: Path, by_suffix: Mapping[str, list[Path]], suffix: str | None) -> str:
@@ -235,4 +235,5 @@ def absent(table: Path, present: set[str], suffix: str) -> list[str]:
     missing = [patient for patient in rows if patient_id(patient) not in present]
     if not missing:
         return notes
-    return [*notes, f"{table.name}: {len(missing)} of {len(rows)} participants have no {suffix} scan ({few(missing)})"]
+    told = f"{table.name}: {len(missing)} of {len(rows)} participants have no {suffix} scan ({few(missing)})"
+    return [*notes, told]

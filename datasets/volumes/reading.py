@@ -126,7 +126,7 @@ def _refuse_absent(path: Path) -> None:
     if not path.is_file():
         raise NiftiError("a device or a pipe, not a file; copy its content to a file")
     if path.stat().st_size == 0:
-        raise NiftiError("not a readable NIfTI file: the file is empty (0 bytes); copy or export it again")
+        raise NiftiError("the file is empty (0 bytes); copy or export it again")
 
 
 def _parts(path: Path) -> tuple[Path, Path]:
