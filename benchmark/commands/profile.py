@@ -19,6 +19,7 @@ from voxbench.benchmark.records.store import write_json
 from voxbench.benchmark.running.setup import Setup, prepare_bank
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.training import speed
+from voxbench.datasets.files import cause
 
 RESULT = "profile.json"
 
@@ -97,5 +98,5 @@ def _write(out: Path, record: Mapping[str, Any], console: Console) -> None:
         write_json(out / RESULT, record)
         (out / "profile.svg").write_text(parts_of_a_step(record).svg, encoding="utf-8")
     except OSError as error:
-        raise BenchError(f"--out {out}: cannot be written ({error.strerror}): name another folder") from error
+        raise BenchError(f"--out {out}: cannot be written ({cause(error)}): name another folder") from error
     console.print(f"{out / RESULT} and profile.svg", soft_wrap=True)

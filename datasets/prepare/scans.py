@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.files import cause, remedy
 from voxbench.datasets.prepare.store import Store
 from voxbench.datasets.tables.ids import same
 from voxbench.datasets.tables.reader import read_table
@@ -101,7 +102,7 @@ def walk(folder: Path, above: frozenset[Path] | None = None) -> Iterator[Path]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise DatasetError(f"{folder}: the folder cannot be read ({error.strerror}); mend its rights") from error
+        raise DatasetError(f"{folder}: the folder cannot be read ({cause(error)}); {remedy(error)}") from error
     for entry in entries:
         if not entry.is_dir():
             yield entry

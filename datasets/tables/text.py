@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.files import cause, remedy
 from voxbench.datasets.tables.grid import OLE, ZIP, Grid, Line
 
 SIGNS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -40,7 +41,7 @@ def decoded(path: Path, strict: bool) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DatasetError(f"{path}: it cannot be read ({error.strerror}); mend its rights") from error
+        raise DatasetError(f"{path}: it cannot be read ({cause(error)}); {remedy(error)}") from error
     if content.startswith(OLE) or (content.startswith(ZIP) and b"xl/" in content):
         raise DatasetError(f"{path}: this is a workbook, not text; {REMEDY} in a spreadsheet program")
     if content.startswith(UTF16) and not strict:

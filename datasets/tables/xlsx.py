@@ -19,6 +19,7 @@ from openpyxl.utils.cell import column_index_from_string, get_column_letter, ran
 from openpyxl.utils.datetime import MAC_EPOCH, WINDOWS_EPOCH
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.files import cause, remedy
 from voxbench.datasets.tables.formats import shown
 from voxbench.datasets.tables.grid import OLE, Grid, Line
 
@@ -145,7 +146,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             content = file.read(len(OLE))
             content += file.read() if content == OLE else b""
     except OSError as error:
-        raise DatasetError(f"{path}: it cannot be read ({error.strerror}); mend its rights") from error
+        raise DatasetError(f"{path}: it cannot be read ({cause(error)}); {remedy(error)}") from error
     if ENCRYPTED in content:
         raise DatasetError(f"{path}: the workbook is protected by a password; save it without one, or as CSV")
     if content.startswith(OLE):

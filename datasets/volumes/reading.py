@@ -7,7 +7,6 @@ name no file: what it would mend is mended without a word, what it cannot is sai
 from __future__ import annotations
 
 import bz2
-import errno
 import gzip
 import logging
 import math
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.arrayproxy import ArrayProxy
 
+from voxbench.datasets.files import cause, remedy
 from voxbench.datasets.volumes.lookalikes import BZIP2, GZIP, PEEK, dangling, lookalike
 
 MM = {1: 1000.0, 3: 0.001}  # by the header's code for metres and microns; all else is mm
@@ -32,8 +32,6 @@ GZIP_MOST = 1100  # bytes that one byte of deflate can stand for, and a little
 STEP = 1 << 20
 PACKED = (gzip.GzipFile, bz2.BZ2File)
 
-_RIGHTS, _COPY = "mend its rights, or those of the folders above it", "see to the disk, or copy it again"
-_REMEDIES = {errno.EACCES: _RIGHTS, errno.EPERM: _RIGHTS, errno.ENAMETOOLONG: "give it a shorter name"}
 _quiet = logging.Logger("nibabel, unheard")
 _quiet.addHandler(logging.NullHandler())
 
@@ -91,7 +89,7 @@ def opened(path: Path) -> Iterator[Image]:
     except OSError as error:
         if error.errno is None:  # nibabel or bz2, on what it read
             raise NiftiError(f"cut short or damaged: copy it again ({_damage(error)})") from error
-        raise NiftiError(f"cannot be read ({error.strerror}); {_REMEDIES.get(error.errno, _COPY)}") from error
+        raise NiftiError(f"cannot be read ({cause(error)}); {remedy(error)}") from error
 
 
 def unit_mm(header: Any) -> float:

@@ -178,7 +178,7 @@ def test_links_folders_and_names_that_are_no_files(tmp_path: Path) -> None:
     assert "a link to nothing; fetch it (datalad get)" in refused(tmp_path / "link.nii.gz")
     assert "a folder, not a file; name the file in it" in refused(tmp_path / "folder.nii.gz")
     assert "no such file; correct the path" in refused(tmp_path / "good.nii.gz" / "below.nii.gz")
-    assert "File name too long); give it a shorter name" in refused(tmp_path / f"{'a' * 300}.nii.gz")
+    assert "the name is too long); use a shorter one" in refused(tmp_path / f"{'a' * 300}.nii.gz")
     assert np.array_equal(nifti.load(tmp_path / "linked.nii.gz").data, data())
 
 
@@ -189,7 +189,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     if was == 0:
         os.seteuid(65534)  # root may read all
     try:
-        assert "cannot be read (Permission denied); mend its rights" in refused(tmp_path / "a.nii.gz")
+        assert "cannot be read (permission denied); change its rights" in refused(tmp_path / "a.nii.gz")
     finally:
         os.seteuid(was)
 
