@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from rich.console import Console
 from rich.markup import escape
 
 from voxbench.benchmark.commands import wandb as command_wandb
 from voxbench.benchmark.commands.dry_run import show_plan
 from voxbench.benchmark.commands.progress import GridProgress, StepProgress
+from voxbench.benchmark.records.recognise import check_out
 from voxbench.benchmark.running.runner import Run, effort
 from voxbench.benchmark.running.setup import default_workers, prepare_bank, resolve_device
 from voxbench.benchmark.settings import registry
@@ -23,7 +23,10 @@ from voxbench.benchmark.settings.assemble import build_dataset
 from voxbench.benchmark.settings.config import Config, Runtime, parse_setting, presets, read_preset, resolve
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.datasets.base import Dataset
+from voxbench.datasets.files import cause
+from voxbench.datasets.machine import cache_folder
 from voxbench.datasets.volumes.bank import VolumeBank
+from voxbench.datasets.volumes.mistaken import mistaken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,8 @@ class Arguments:
 def execute(given: Arguments, console: Console) -> int:
     """Runs the grid; 0, or 1 if some cells failed. Raises the errors of `errors.USER_ERRORS`."""
     config, runtime = configuration(given)
+    for note in _notes(given, runtime):
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     mode = command_wandb.choose(given.wandb)
     with StepProgress(console, "reading volumes") as progress:
         bank = prepare_bank(config, runtime, progress)
@@ -73,7 +78,7 @@ def execute(given: Arguments, console: Console) -> int:
     try:
         run.open_folder()
     except OSError as error:
-        raise BenchError(f"--out {given.out}: cannot be written ({error.strerror}): name another folder") from error
+        raise BenchError(f"--out {given.out}: cannot be written ({cause(error)}): name another folder") from error
     run.audit_before()
     _tell_warnings(run, console)
     tasks = run.tasks()
@@ -96,6 +101,21 @@ def execute(given: Arguments, console: Console) -> int:
     show_report(runtime.out, console)
     command_wandb.finish(live, runtime.out, console)
     return _verdict([cell for cell in cells if cell["key"] in run.plan.cells], console)
+
+
+def _notes(given: Arguments, runtime: Runtime) -> list[str]:
+    """What is to be known before anything is read. Raises BenchError where the run folder is not a run's."""
+    notes = []
+    if given.cache is None:
+        note = cache_folder()[1]
+        notes += [note] if note is not None else []
+    try:
+        check_out(given.out, but=[runtime.cache])
+    except BenchError as error:
+        if not given.dry_run:
+            raise
+        notes.append(f"{error} (this dry run writes nothing)")
+    return notes
 
 
 def _cohort(config: Config, dataset: Dataset, bank: VolumeBank) -> str:
@@ -149,7 +169,7 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
     runtime = Runtime(
         out=given.out,
         data_root=root,
-        cache=given.cache or Path(platformdirs.user_cache_dir("voxbench")),
+        cache=given.cache or cache_folder()[0],
         device=device,
         workers=given.workers or default_workers(device),
     )
@@ -172,6 +192,9 @@ def _dataset(text: str, root: Path | None) -> tuple[str, Path | None]:
         return text, root
     path = Path(text)
     if path.exists():
+        wrong = mistaken(path)
+        if wrong is not None:
+            raise BenchError(f"--dataset {text}: {wrong}")
         if root is not None:
             raise BenchError("--data-root: a manifest's paths are relative to the manifest: leave --data-root out")
         return "manifest", path

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 Key = Callable[[str], str]
 
-SEPARATORS = re.compile(r"[\s_.,:;/|\\-]+")
+SEPARATORS = re.compile(r"""[\s_.,:;/|\\'’"=-]+""")  # also what a spreadsheet puts before a number that is a text
 PREFIX = re.compile(r"(?:sub|subj|subject|pat|patient|participant|id)(?:-+|(?=\d))(?=.)")
 WHOLE_NUMBER = re.compile(r"(\d+)[.,]0+")
 

@@ -36,6 +36,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from voxbench.datasets.base import Dataset, DatasetError, Item
+from voxbench.datasets.files import FULL, cause
 from voxbench.datasets.volumes.resident import Resident
 
 FORMAT = 1  # of the folder; a bank of another format is built anew
@@ -163,13 +164,15 @@ def open_bank(dataset: Dataset, cache: Path, progress: Progress | None = None) -
         _remove_stale(cache)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))  # rights 0700
     except OSError as error:
-        raise DatasetError(f"cache folder {cache}: {error.strerror}; choose one you can write to") from error
+        raise DatasetError(f"cache folder {cache}: {cause(error)}; choose one you can write to (--cache)") from error
     try:
         _build(dataset, fingerprint, building, progress)
         return _install(building, folder, dataset, fingerprint)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DatasetError(f"cache folder {cache} is full; free some space or choose another") from error
+        if error.errno in FULL:
+            raise DatasetError(
+                f"cache folder {cache} is full; free some space or choose another (--cache) with room"
+            ) from error
         raise
     finally:
         shutil.rmtree(building, ignore_errors=True)  # gone already where all went well
@@ -219,7 +222,7 @@ def _build(dataset: Dataset, fingerprint: str, folder: Path, progress: Progress 
     free = shutil.disk_usage(folder).free
     if need > free:
         raise DatasetError(
-            f"cache folder {folder.parent}: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free; use another"
+            f"cache folder {folder.parent}: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free; use another (--cache)"
         )
     hashes: list[str] = []
     blocks = np.empty((len(items), dataset.shape[0], BLOCKS, BLOCKS, BLOCKS), dtype=np.float32)

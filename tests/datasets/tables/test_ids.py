@@ -47,6 +47,8 @@ def test_a_plain_id_stays_as_it_is(text: str) -> None:
         ("P-7", "P_7", "signs between"),
         ("P7", "P 7", "signs between"),
         ("P\u20117", "P-7", "signs between"),
+        ("'007", "007", "signs between"),
+        ('="007"', "007", "signs between"),
         ("AnnaMuster", "Anna Muster", "signs between"),
         ("P001", "p1", "capitals and zeros"),
         ("sub-01", "1.0", "spelling"),
