@@ -1,0 +1,63 @@
+"""Logistic regression on a few features a volume, as regularised as folds between patients say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+STRENGTHS = tuple(10.0**power for power in np.arange(-5, 1.5, 0.5))  # scikit-learn's C: the less, the more regularised
+FALLBACK = 1e-2  # where a class has one patient, and no fold can be made
+FOLDS = 5
+
+
+def logistic(features: Floats, labels: Ints, patients: Ints, seed: int) -> Pipeline:
+    """A fitted pipeline: features [N, F] are standardised; classes count the same, as in fine-tuning.
+
+    C is the one with the lowest log-loss, out of fold, over `STRENGTHS`.
+    """
+    folds = list(_folds(labels, patients, seed))
+    losses = {strength: 0.0 for strength in STRENGTHS} if folds else {FALLBACK: 0.0}
+    for train, held_out in folds:
+        for strength in STRENGTHS:
+            model = _pipeline(strength).fit(features[train], labels[train])
+            losses[strength] += _log_loss(model, features[held_out], labels[held_out], labels)
+    best = min(losses, key=lambda strength: losses[strength])
+    return _pipeline(best).fit(features, labels)
+
+
+def _pipeline(strength: float) -> Pipeline:
+    # A feature that never varies has a scale of 1 by scikit-learn's rule, and is 0 for all.
+    return make_pipeline(
+        StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=5000, tol=1e-3)
+    )
+
+
+def _folds(labels: Ints, patients: Ints, seed: int) -> Iterator[tuple[Ints, Ints]]:
+    """(rows to fit on, rows held out); no patient on both sides, and every class to fit on."""
+    classes = np.unique(labels)
+    fewest = min(len(np.unique(patients[labels == label])) for label in classes)
+    count = min(FOLDS, fewest, *(int((labels == label).sum()) for label in classes))
+    if count < 2:
+        return
+    splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
+    for train, held_out in splitter.split(labels, labels, patients):
+        if len(held_out) and len(np.unique(labels[train])) == len(classes):
+            yield train, held_out
+
+
+def _log_loss(model: Pipeline, features: Floats, labels: Ints, all_labels: Ints) -> float:
+    """Summed over rows, each weighing as its class does in the fit."""
+    probabilities = model.predict_proba(features)
+    columns = np.searchsorted(model.classes_, labels)
+    own = probabilities[np.arange(len(labels)), columns].clip(1e-12)
+    weights = 1 / np.bincount(all_labels)[labels]
+    return float(-(weights * np.log(own)).sum())
