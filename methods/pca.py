@@ -46,5 +46,7 @@ class PCA(Probe):
 
 def _flat(volumes: Tensor) -> Tensor:
     """[B, C, D, H, W] -> [B, F], averaged to at most `LARGEST` voxels along an axis."""
-    size = [min(side, LARGEST) for side in volumes.shape[2:]]
-    return functional.adaptive_avg_pool3d(volumes, size).flatten(1)
+    if max(volumes.shape[2:]) > LARGEST:
+        depth, height, width = (min(side, LARGEST) for side in volumes.shape[2:])
+        volumes = functional.adaptive_avg_pool3d(volumes, (depth, height, width))
+    return volumes.flatten(1)

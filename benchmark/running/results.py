@@ -17,6 +17,7 @@ from voxbench.benchmark.training.evaluate import called
 COLUMNS = [
     "dataset",
     "method",
+    "role",
     "encoder",
     "protocol",
     "fraction",

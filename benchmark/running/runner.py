@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen
 from voxbench.benchmark.planning.plan import Plan, make_plan
+from voxbench.benchmark.planning.volumes import sample
 from voxbench.benchmark.records.privacy import coder_for, key_table
 from voxbench.benchmark.records.provenance import provenance
 from voxbench.benchmark.records.store import Store, read_json, write_json
@@ -42,7 +43,7 @@ class Run:
     @classmethod
     def planned(cls, config: Config, runtime: Runtime, dataset: Dataset, bank: VolumeBank) -> Run:
         """Plans; writes nothing."""
-        plan = make_plan(config, dataset, bank.items, bank.fingerprint)
+        plan = make_plan(config, dataset, bank.items, bank.fingerprint, sample(bank))
         return cls(config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out))
 
     def done(self) -> set[str]:
@@ -103,6 +104,9 @@ class Run:
         """
         earlier = _read_config(self.store) if self.store.has_results() else None
         data = self.config.model_dump(mode="json")
+        for name in self.plan.skipped:  # or the report would miss its cells
+            data["methods"].pop(name)
+            data["sources"].pop(name, None)
         if earlier is not None:
             # What was planned once and has no result yet is not asked for any more.
             found = [cell["cell"] for cell in self.store.cells() if "cell" in cell]
@@ -191,6 +195,10 @@ def effort(run: Run) -> dict[str, float]:
     efforts = {key: float(stage.volumes) for key, stage in run.plan.stages.items()}
     for key, cell in run.plan.cells.items():
         steps = max(recipe.min_steps, recipe.epochs * (len(cell.train) // recipe.batch))
+        if cell.predictor:
+            looks = len(cell.train) + len(cell.val) + len(cell.pool) + len(cell.test)
+            efforts[key] = looks * FORWARD_SHARE
+            continue
         looked_at = recipe.evaluations * len(cell.val) + len(cell.test)
         efforts[key] = (
             steps * min(recipe.batch, len(cell.train)) + looked_at * FORWARD_SHARE if not cell.hopeless else 1.0

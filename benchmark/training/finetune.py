@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.records.costs import Meter, device_name
-from voxbench.benchmark.settings.assemble import build_encoder, load_encoder, placed, seeded
+from voxbench.benchmark.settings.assemble import build_encoder, build_method, load_encoder, placed, seeded
 from voxbench.benchmark.settings.config import FinetuneRecipe
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
@@ -22,7 +22,7 @@ from voxbench.benchmark.training.context import Context, Progress
 from voxbench.benchmark.training.evaluate import Scored, UndefinedMetricError, by_unit, choose_threshold, metrics
 from voxbench.benchmark.training.train import Training, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
-from voxbench.methods.base import Encoder
+from voxbench.methods.base import Encoder, MethodError
 
 PREDICT_BATCH = 64
 
@@ -125,11 +125,30 @@ def predict(context: Context, members: Sequence[int], model: nn.Module, seen: se
 
 def _model(context: Context, plan: CellPlan) -> Classifier:
     encoder = build_encoder(context.config, context.dataset.shape, plan.seed, plan.replicate)
-    if plan.stages:
-        load_encoder(encoder, context.store.load_weights(plan.stages[-1], "encoder"))
+    load_encoder(encoder, _handed_over(context, plan))
     with seeded(plan.seed, plan.fold, plan.fraction, "head"):
         model = Classifier(encoder, len(context.dataset.classes), context.config.finetune.hidden)
     return placed(model, context.device)
+
+
+def _handed_over(context: Context, plan: CellPlan) -> Mapping[str, Tensor]:
+    """The encoder's weights as the method's last stage left them; without a stage as its `__init__` did.
+
+    Raises MethodError where there are some that are not finite: all scores would be.
+    """
+    if plan.stages:
+        state: Mapping[str, Tensor] = context.store.load_weights(plan.stages[-1], "encoder")
+    else:
+        shape = context.dataset.shape
+        state = build_method(context.config, plan.method, shape, plan.seed, plan.replicate).encoder.state_dict()
+    lost = [name for name, weights in state.items() if not bool(torch.isfinite(weights).all())]
+    if lost:
+        left = "pretraining" if plan.stages else "__init__"
+        raise MethodError(
+            f"{plan.method}: its {left} left the encoder with weights that are not finite, in {len(lost)} of "
+            f"{len(state)} tensors, first {lost[0]}: mend the method"
+        )
+    return state
 
 
 def _scored(context: Context, members: Sequence[int], model: nn.Module, seen: set[int]) -> Scored:

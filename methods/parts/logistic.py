@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-STRENGTHS = tuple(10.0**power for power in np.arange(-5, 1.5, 0.5))  # scikit-learn's C: the less, the more regularised
+STRENGTHS = tuple(np.logspace(-4, 1, 8))  # scikit-learn's C: the less, the more regularised
 FALLBACK = 1e-2  # where a class has one patient, and no fold can be made
 FOLDS = 5
 
@@ -25,7 +25,7 @@ def logistic(features: Floats, labels: Ints, patients: Ints, seed: int) -> Pipel
     C is the one with the lowest log-loss, out of fold, over `STRENGTHS`.
     """
     folds = list(_folds(labels, patients, seed))
-    losses = {strength: 0.0 for strength in STRENGTHS} if folds else {FALLBACK: 0.0}
+    losses = dict.fromkeys(STRENGTHS if folds else (FALLBACK,), 0.0)
     for train, held_out in folds:
         for strength in STRENGTHS:
             model = _pipeline(strength).fit(features[train], labels[train])

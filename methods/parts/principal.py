@@ -17,8 +17,8 @@ Batches = Callable[[], Iterator[Tensor]]
 class Components:
     """The mean of rows [N, F], and the directions in which they vary most, the first one most.
 
-    By subspace iteration from random directions (Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4), of which
-    each step is one pass over batches: no more than F x (components + 10) numbers are kept.
+    By subspace iteration from random directions (Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4), of
+    which each step is one pass over batches: no more than F x (components + 10) numbers are kept.
     """
 
     def __init__(self, rows: Batches, count: int, seed: int) -> None:
@@ -39,8 +39,9 @@ class Components:
         self.directions = basis @ directions.flip(1)[:, :count].float()  # [F, components]
 
     def of(self, rows: Tensor) -> Tensor:
-        """[B, components]"""
-        return (rows.float().cpu() - self.mean) @ self.directions
+        """Rows [B, F] as [B, components]."""
+        weights: Tensor = (rows.float().cpu() - self.mean) @ self.directions
+        return weights
 
     def _centred(self, rows: Batches) -> Iterator[Tensor]:
         return (batch.float().cpu() - self.mean for batch in rows())
@@ -55,4 +56,5 @@ def _mean(rows: Batches) -> tuple[Tensor, int]:
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
-    return torch.linalg.qr(columns).Q
+    basis: Tensor = torch.linalg.qr(columns).Q
+    return basis

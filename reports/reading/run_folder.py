@@ -58,6 +58,7 @@ class Row:
     """One row of results.csv: what a cell cost and whether it came to an end. Numbers not given are NaN."""
 
     place: Place
+    role: str  # "method", "baseline" or "yardstick"; "" in a folder of before rows had one
     encoder: str
     protocol: str
     status: str  # "ok" or "failed"
@@ -238,6 +239,7 @@ def _row(record: Mapping[str, Any], path: Path, line: int) -> Row:
         raise ReportError(f"{path}: line {line}: status is {record['status']!r}; it must be ok or failed")
     return Row(
         place=_place(record, path, line),
+        role=str(record.get("role", "")),
         encoder=str(record["encoder"]),
         protocol=str(record["protocol"]),
         status=str(record["status"]),
