@@ -17,7 +17,6 @@ from voxbench.benchmark.training.evaluate import called
 COLUMNS = [
     "dataset",
     "method",
-    "role",
     "encoder",
     "protocol",
     "fraction",
@@ -42,6 +41,7 @@ COLUMNS = [
     "collapsed",
     "error",
     "key",
+    "role",
 ]
 SLOT = ("method", "fraction", "fold", "seed")
 

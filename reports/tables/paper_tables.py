@@ -105,7 +105,7 @@ def _cost_unit(grid: Grid) -> tuple[str, float]:
 
 
 def _time(grid: Grid, method: str) -> str:
-    """Pretraining and fine-tuning of one model, mean over all cells; device-hours, or minutes; of yardsticks seconds."""
+    """Pretraining and fine-tuning of one model, mean over its cells: hours or minutes, of yardsticks seconds."""
     hours = cost_hours(grid, method, grid.fractions)
     if method in grid.yardsticks and not math.isnan(hours):
         return f"{3600 * hours:.1f} s"
