@@ -75,6 +75,9 @@ def run(
     methods: Annotated[
         str, typer.Option(help="all, names with commas between, or your own as path/to/file.py:Class.")
     ] = "all",
+    no_yardsticks: Annotated[
+        bool, typer.Option("--no-yardsticks", help="Leave out the formulas that methods are measured against.")
+    ] = False,
     fractions: Annotated[str | None, typer.Option(help="Label fractions, e.g. 0.1,0.5,1.0.")] = None,
     dataset: Annotated[
         str | None,
@@ -134,6 +137,7 @@ def run(
 
     given = command_run.Arguments(
         methods=methods,
+        yardsticks=not no_yardsticks,
         fractions=fractions,
         dataset=dataset,
         data_root=data_root,

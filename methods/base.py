@@ -8,13 +8,19 @@ training loop: those belong to the harness and are the same for all methods. Vol
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+
+Role = Literal["method", "baseline", "yardstick"]
+"""What a row stands for: a method; no pretraining, what each is measured against; or a formula that a network should
+beat."""
 
 
 class MethodError(Exception):
@@ -102,6 +108,7 @@ class Method(nn.Module, ABC):
     Options: ClassVar[type[Options]] = Options
     name: ClassVar[str]
     about: ClassVar[str]  # one line with the source, for `bench list methods`
+    role: ClassVar[Role] = "method"
 
     def __init__(self, encoder: Encoder, options: Any, shape: tuple[int, int, int, int]) -> None:
         """`options` is an instance of `Options`; `shape` is [C, D, H, W] of a volume."""
@@ -112,4 +119,63 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def stages(self) -> Sequence[Stage]:
-        """The stages in order; () = no pretraining. Those of budget "pretrain" train the encoder in place."""
+        """The stages in order; () = no pretraining. Those of budget "pretrain" train the encoder in place.
+
+        Fine-tuning starts from `encoder` as the last stage left it, without stages from it as `__init__` left it.
+        """
+
+
+class Volumes(ABC):
+    """Volumes that need not be in memory together: they come in batches, and again as often as they are asked for."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batches(self) -> Iterator[Tensor]:
+        """All of them in order, float32 [B, C, D, H, W] in [0, 1], on the device of the method's modules."""
+
+    @final
+    def features(self, make: Callable[[Tensor], Tensor]) -> npt.NDArray[np.float64]:
+        """[N, F]: what `make` gives for each batch, [B, F], without gradients."""
+        with torch.no_grad():
+            parts = [make(batch).detach().double().cpu().numpy() for batch in self.batches()]
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """What a predictor is fitted on."""
+
+    volumes: Volumes  # all that a cell spends labels on: its training and its validation part
+    labels: npt.NDArray[np.int64]  # [N] 0 .. classes - 1, each of them there
+    patients: npt.NDArray[np.int64]  # [N] a number a patient: inner folds are to be made between patients
+    classes: int
+    pool: Volumes  # unlabelled, what a stage of pretraining would see; empty unless `Predictor.learns_from_pool`
+    seed: int  # all of a fit's randomness comes from here
+
+
+class Predictor(Method):
+    """A method that brings its own predictor: in place of fine-tuning it is fitted, and gives each volume its scores.
+
+    It may have stages; then `encoder`, and all else that they keep, is as the last one left it. Validation selects
+    nothing here, so the labels of both parts are its to learn from.
+    """
+
+    learns_from_pool: ClassVar[bool] = False
+
+    def stages(self) -> Sequence[Stage]:
+        """None."""
+        return ()
+
+    def suits(self, sample: Volumes) -> None:
+        """Raises MethodError where volumes such as these, some of the data set's, are not what it is for."""
+        del sample
+
+    @abstractmethod
+    def fit(self, data: Labelled) -> None:
+        """Learns from volumes and labels. Called once, in eval mode."""
+
+    @abstractmethod
+    def scores(self, volumes: Volumes) -> npt.NDArray[np.float64]:
+        """[N, classes]: a probability a class, for volumes whose labels it never sees."""

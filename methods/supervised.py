@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from voxbench.methods.base import Method, Stage
+from voxbench.methods.base import Method, Role, Stage
 
 
 class Supervised(Method):
@@ -13,6 +13,7 @@ class Supervised(Method):
 
     name: ClassVar[str] = "supervised"
     about: ClassVar[str] = "no pretraining: trained from scratch on the fraction's labels"
+    role: ClassVar[Role] = "baseline"
 
     def stages(self) -> Sequence[Stage]:
         """None."""

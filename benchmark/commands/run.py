@@ -50,6 +50,7 @@ class Arguments:
     dry_run: bool
     wandb: str | None = None
     wandb_project: str = "voxbench"
+    yardsticks: bool = True
 
 
 def execute(given: Arguments, console: Console) -> int:
@@ -63,8 +64,9 @@ def execute(given: Arguments, console: Console) -> int:
     dataset = build_dataset(config, runtime.data_root)
     console.print(_cohort(config, dataset, bank), soft_wrap=True, highlight=False)
     run = Run.planned(config, runtime, dataset, bank)
-    for reason in run.plan.skipped.values():
-        if given.methods != "all":
+    asked = [word.strip() for word in given.methods.split(",")]
+    for name, reason in run.plan.skipped.items():
+        if config.method_spec(name) in asked:
             raise BenchError(reason)
         console.print(f"[yellow]note:[/yellow] {escape(reason)}", soft_wrap=True)
     for note in run.plan.notes:
@@ -159,12 +161,13 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
     if given.dataset is not None and flags["dataset"]["name"] != preset.get("dataset", {}).get("name"):
         preset = {key: value for key, value in preset.items() if key != "dataset"}  # options of another dataset
     layers = [preset, flags, *(parse_setting(text) for text in given.settings)]
-    config = resolve(layers, _methods(given.methods))
+    methods = _methods(given.methods, yardsticks=given.yardsticks)
+    config = resolve(layers, methods)
     asked = layers[1:] if given.preset in presets() else layers  # a built-in preset's one seed is meant for folds
     if not any("seeds" in layer.get("protocol", {}) for layer in asked) and _one_split(config, root):
         # One split has no folds to replicate over: as many seeds take their place.
         seeds = {"protocol": {"seeds": list(range(config.protocol.folds))}}
-        config = resolve([*layers, seeds], _methods(given.methods))
+        config = resolve([*layers, seeds], methods)
     device = resolve_device(given.device)
     runtime = Runtime(
         out=given.out,
@@ -204,12 +207,17 @@ def _dataset(text: str, root: Path | None) -> tuple[str, Path | None]:
     return text, root
 
 
-def _methods(text: str) -> Sequence[str]:
+def _methods(text: str, *, yardsticks: bool) -> Sequence[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise BenchError("--methods: name at least one, or all")
     known = list(registry.names("methods"))
-    return list(dict.fromkeys(each for name in names for each in (known if name == "all" else [name])))
+    chosen = list(dict.fromkeys(each for name in names for each in (known if name == "all" else [name])))
+    if not yardsticks:
+        chosen = [spec for spec in chosen if registry.load("methods", spec).role != "yardstick"]
+    if not chosen:
+        raise BenchError(f"--methods {text}: --no-yardsticks leaves none of them: name a method, or leave it out")
+    return chosen
 
 
 def _seeds(text: str | None) -> list[int] | None:

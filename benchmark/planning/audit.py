@@ -107,6 +107,8 @@ def audit_plan(plan: Plan, bank: VolumeBank, config: AuditConfig) -> Audit:
     for cell in plan.cells.values():
         for part, members in (("training part", cell.train), ("validation part", cell.val)):
             judge.compare(f"{part} of fold {cell.fold}", members, cell.test)
+        if cell.pool:
+            judge.compare(f"unlabelled volumes for {cell.method} in fold {cell.fold}", cell.pool, cell.test)
         judge.compare(f"training part of fold {cell.fold} against validation", cell.train, cell.val)
         for key in cell.stages:
             stage = plan.stages[key]
@@ -123,7 +125,7 @@ class Served:
 
     key: str
     name: str
-    parts: Mapping[str, Sequence[str]]  # train, val, test -> hashes
+    parts: Mapping[str, Sequence[str]]  # train, val, test, and of a predictor the pool -> hashes
     stages: Mapping[str, Sequence[str]]  # key -> hashes
 
 
@@ -155,7 +157,7 @@ def audit_seen(plan: Plan, bank: VolumeBank, cells: Sequence[Served]) -> Audit:
             what = f"{len(strange)} served volumes are not in the data, and were compared with nothing: delete its file"
             audit.warnings.append(Finding(where=cell.name, what=what, pairs=[]))
         judge = now if cell.key in plan.cells else before
-        for part in ("train", "val"):
+        for part in ("train", "val", *({"pool"} & cell.parts.keys())):
             judge.compare(f"{part} volumes served for {cell.name}", served(cell.parts[part]), tested)
         for stage, hashes in cell.stages.items():
             judge.compare(f"volumes served to stage {stage}", served(hashes), tested)

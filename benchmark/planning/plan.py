@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import Shape, blamed, build_method
@@ -13,7 +14,7 @@ from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed, digest
 from voxbench.datasets.base import Dataset, DatasetError, Item
 from voxbench.datasets.splits import PARTS, Fold, cross_validation, fraction_of, official_fold
 from voxbench.datasets.views.policies import policies
-from voxbench.methods.base import MethodError, Stage
+from voxbench.methods.base import Method, MethodError, Predictor, Role, Stage, Volumes
 
 MIN_MEMBERS = 2  # volumes of a pretraining stage: batch statistics and pairs need more than one
 
@@ -36,7 +37,7 @@ class StagePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:
-    """One fine-tuning with its test. Positions are in the dataset's items."""
+    """One fine-tuning, or fit of a method's own predictor, with its test. Positions are in the dataset's items."""
 
     key: str
     method: str
@@ -50,6 +51,9 @@ class CellPlan:
     normals: tuple[int, ...]  # labelled normals that its stages used
     replicate: int | None  # the fold that the encoder's initialisation belongs to
     hopeless: str | None  # why it cannot give a result: known before any time is spent on its stages
+    role: Role = "method"
+    predictor: bool = False  # whether the method is fitted, in place of fine-tuning
+    pool: tuple[int, ...] = ()  # what that fit may see beside its labelled volumes
 
     @property
     def name(self) -> str:
@@ -67,10 +71,13 @@ class Plan:
     notes: list[str] = field(default_factory=list)  # what a user should know before it starts
 
 
-def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str) -> Plan:
-    """`items` and `fingerprint` as the bank has them. Raises DatasetError or BenchError where they do not fit."""
+def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str, sample: Volumes) -> Plan:
+    """`items`, `fingerprint` and a `sample` of volumes as the bank has them.
+
+    Raises DatasetError or BenchError where they do not fit.
+    """
     _check_units(items)
-    planner = _Planner(config, dataset, items, fingerprint)
+    planner = _Planner(config, dataset, items, fingerprint, sample)
     for method in config.methods:
         planner.add(method)
     if not planner.plan.cells:
@@ -118,8 +125,11 @@ def _check_policies(method: str, stages: Sequence[Stage]) -> None:
 
 
 class _Planner:
-    def __init__(self, config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str) -> None:
+    def __init__(
+        self, config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str, sample: Volumes
+    ) -> None:
         self.config = config
+        self.sample = sample
         self.dataset = dataset
         self.items = items
         self.shape: Shape = dataset.shape
@@ -133,7 +143,10 @@ class _Planner:
         """Plans all cells of one method, and the stages behind them."""
         try:
             with blamed("method", self.config.method_spec(method)):
-                stages = build_method(self.config, method, self.shape, 0, None).stages()
+                built = build_method(self.config, method, self.shape, 0, None)
+                stages = built.stages()
+                if isinstance(built, Predictor):
+                    built.suits(self.sample)
             _check_policies(method, stages)
         except MethodError as error:
             self.plan.skipped[method] = f"{error}: left out"
@@ -147,13 +160,13 @@ class _Planner:
         for seed in self.config.protocol.seeds:
             for number, fold in enumerate(self.folds):
                 for fraction in self.config.protocol.fractions:
-                    self._add_cell(method, stages, seed, number, fold, fraction)
+                    self._add_cell(method, built, stages, seed, number, fold, fraction)
 
     def note(self) -> None:
         """Tells what of the plan is not as a user may think."""
         cells = self.plan.cells.values()
         few = sum(self._pool_is_small(fold) for fold in self.folds)
-        if few and any(cell.stages for cell in cells):
+        if few and any(cell.stages or cell.pool for cell in cells):
             self.plan.notes.append(
                 f"the unlabelled pool ({len(self.pool)} volumes) is smaller than the training part: pretraining also "
                 "sees the training part's volumes, without their labels"
@@ -174,7 +187,9 @@ class _Planner:
     def _has(self, members: Sequence[int], label: int) -> bool:
         return any(self.items[i].label == label for i in members)
 
-    def _add_cell(self, method: str, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float) -> None:
+    def _add_cell(
+        self, method: str, built: Method, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float
+    ) -> None:
         protocol = self.config.protocol
         # An official split has no folds to vary the draw: seeds do it in their place.
         drawn_by = (number, seed) if self.dataset.has_official_split else (number,)
@@ -196,16 +211,17 @@ class _Planner:
             self.plan.stages[planned.key] = planned
             keys.append(planned.key)
         used = normals if any(stage.cohort == "normal" for stage in stages) else ()
+        predictor = isinstance(built, Predictor)
+        pool = unlabelled if isinstance(built, Predictor) and built.learns_from_pool else ()
         key = digest(
             {
                 "version": RESULT_VERSION,
                 "data": self.fingerprint,
                 "encoder": self.config.encoder.identity("encoders"),
-                "finetune": self.config.finetune.model_dump(mode="json"),
-                "augmentation": self.config.augmentation.get("finetune", {}),
                 "members": [train, val, fold.test],
                 "cell": [method, protocol.name, share, number, seed, replicate],
                 "stages": keys,
+                **(self._fitted(method, pool) if predictor else self._finetuned(method, keys)),
             }
         )
         self.plan.cells[key] = CellPlan(
@@ -221,7 +237,29 @@ class _Planner:
             normals=used,
             replicate=replicate,
             hopeless=self._missing_class(share, number, train) or self._too_few(share, number, keys),
+            role=built.role,
+            predictor=predictor,
+            pool=pool,
         )
+
+    def _own(self, method: str) -> list[Any]:
+        """What decides a method beside its name: its file or package, and its options."""
+        spec = self.config.method_spec(method)
+        return [registry.source_digest("methods", spec), self.config.methods[method]]
+
+    def _finetuned(self, method: str, stages: Sequence[str]) -> dict[str, Any]:
+        """What decides a fine-tuning, in its key. A method's own part is in the keys of its stages; without any, it
+        may have set the encoder's weights as it was made."""
+        own = [] if stages else [part for part in self._own(method) if part]
+        return {
+            "finetune": self.config.finetune.model_dump(mode="json"),
+            "augmentation": self.config.augmentation.get("finetune", {}),
+            **({"method": own} if own else {}),
+        }
+
+    def _fitted(self, method: str, pool: tuple[int, ...]) -> dict[str, Any]:
+        """What decides a method's own predictor, in its cell's key."""
+        return {"predictor": self._own(method), "pool": pool}
 
     def _stage(
         self,

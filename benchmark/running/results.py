@@ -39,8 +39,10 @@ COLUMNS = [
     "peak_memory_mb",
     "device",
     "collapsed",
+    "falling",
     "error",
     "key",
+    "role",
 ]
 SLOT = ("method", "fraction", "fold", "seed")
 
@@ -93,6 +95,7 @@ def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
         "peak_memory_mb": _rounded(costs.get("peak_memory_mb")),
         "device": cell.get("device"),
         "collapsed": str(cell["collapsed"]).lower() if "collapsed" in cell else None,
+        "falling": str(cell["falling"]).lower() if "falling" in cell else None,
         "error": cell.get("error"),
         "key": cell["key"],
     }

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen
 from voxbench.benchmark.planning.plan import Plan, make_plan
+from voxbench.benchmark.planning.volumes import sample
 from voxbench.benchmark.records.privacy import Coder, coder_for, key_table, known_coder
 from voxbench.benchmark.records.provenance import provenance
 from voxbench.benchmark.records.salt import VARIABLE, place
@@ -45,7 +46,7 @@ class Run:
     @classmethod
     def planned(cls, config: Config, runtime: Runtime, dataset: Dataset, bank: VolumeBank) -> Run:
         """Plans; writes nothing."""
-        plan = make_plan(config, dataset, bank.items, bank.fingerprint)
+        plan = make_plan(config, dataset, bank.items, bank.fingerprint, sample(bank))
         return cls(config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out))
 
     def done(self) -> set[str]:
@@ -106,6 +107,9 @@ class Run:
         """
         earlier = _read_config(self.store) if self.store.has_results() else None
         data = self.config.model_dump(mode="json")
+        for name in self.plan.skipped:  # or the report would miss its cells
+            data["methods"].pop(name)
+            data["sources"].pop(name, None)
         if earlier is not None:
             # What was planned once and has no result yet is not asked for any more.
             found = [cell["cell"] for cell in self.store.cells() if "cell" in cell]
@@ -191,6 +195,10 @@ def effort(run: Run) -> dict[str, float]:
     recipe = run.config.finetune
     efforts = {key: float(stage.volumes) for key, stage in run.plan.stages.items()}
     for key, cell in run.plan.cells.items():
+        if cell.predictor:
+            looks = len(cell.train) + len(cell.val) + len(cell.pool) + len(cell.test)
+            efforts[key] = looks * FORWARD_SHARE
+            continue
         steps = recipe.steps_for(len(cell.train)) if cell.train else 0
         looked_at = recipe.evaluations * len(cell.val) + len(cell.test)
         efforts[key] = (

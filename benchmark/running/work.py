@@ -15,6 +15,7 @@ from voxbench.benchmark.settings.keys import RESULT_VERSION, digest
 from voxbench.benchmark.training.context import Context, Progress
 from voxbench.benchmark.training.evaluate import Scored, UndefinedMetricError
 from voxbench.benchmark.training.finetune import run_cell
+from voxbench.benchmark.training.predictor import run_predictor
 from voxbench.benchmark.training.pretrain import run_stage
 from voxbench.benchmark.training.train import NonFiniteLossError
 
@@ -96,6 +97,7 @@ def cell_names(context: Context, plan: CellPlan) -> dict[str, Any]:
         "fraction": plan.fraction,
         "fold": plan.fold,
         "seed": plan.seed,
+        "role": plan.role,
     }
 
 
@@ -116,7 +118,7 @@ def label_counts(context: Context, plan: CellPlan) -> dict[str, int]:
 def _carry_out(context: Context, job: Job, progress: Progress) -> dict[str, Any]:
     if isinstance(job, StagePlan):
         return run_stage(context, job, progress)
-    record = run_cell(context, job, progress)
+    record = (run_predictor if job.predictor else run_cell)(context, job, progress)
     test: Scored = record.pop("test")
     stages = [context.store.stage(key) or {} for key in job.stages]
     record["scores"] = _scores(context, test)

@@ -82,7 +82,7 @@ def load_encoder(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if missing or surplus or shapes:
         raise BenchError(
-            "the pretrained encoder does not fit the one to fine-tune: "
+            "the method's encoder does not fit the one to fine-tune: "
             f"{len(missing)} keys missing {missing[:3]}, {len(surplus)} unknown {surplus[:3]}, "
             f"{len(shapes)} of another shape {shapes[:3]}"
         )

@@ -81,6 +81,9 @@ class FinetuneRecipe(Recipe):
     evaluations: int = Field(default=20, ge=1, description="how often the validation part is looked at")
     patience: int = Field(default=5, ge=1, description="evaluations without a better validation loss before stopping")
     stop_from: float = Field(default=0.5, ge=0, le=1, description="share of the steps before which nothing is stopped")
+    mirrored: bool = Field(
+        default=True, description="scores are the mean over a volume and its mirror images, where training flips it"
+    )
     hidden: int = Field(default=0, ge=0, description="units of the head's hidden layer; 0 = half of the features")
 
     def steps_for(self, labels: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.records.costs import Meter, device_name
-from voxbench.benchmark.settings.assemble import build_encoder, load_encoder, placed, seeded
+from voxbench.benchmark.settings.assemble import build_encoder, build_method, load_encoder, placed, seeded
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.training.context import Context, Progress
@@ -21,7 +21,7 @@ from voxbench.benchmark.training.evaluate import Scored, by_unit, choose_thresho
 from voxbench.benchmark.training.selection import selection_for
 from voxbench.benchmark.training.train import optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
-from voxbench.methods.base import Encoder
+from voxbench.methods.base import Encoder, MethodError
 
 PREDICT_BATCH = 64
 
@@ -88,6 +88,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
         "test": test,
         "curve": selection.curve,
         "best_step": selection.best_step,
+        "falling": selection.falling,
         "finetune_seconds": meter.seconds,
         "peak_memory_mb": meter.peak_memory_mb,
         "volumes_per_second": training.step * loader.batch / meter.seconds,
@@ -116,8 +117,12 @@ def class_weights(context: Context, plan: CellPlan) -> Tensor:
     return (counts.sum() / (len(classes) * counts)).to(context.device)
 
 
-def predict(context: Context, members: Sequence[int], model: nn.Module, seen: set[int]) -> npt.NDArray[np.float64]:
+def predict(
+    context: Context, members: Sequence[int], model: nn.Module, seen: set[int], flipped: tuple[int, ...] = ()
+) -> npt.NDArray[np.float64]:
     """Logits [M, K] of unaugmented volumes, in eval mode and float32; `seen` gets what was served, for the audit.
+
+    `flipped` names axes of [B, C, D, H, W] along which the volumes are mirrored.
 
     On a GPU convolutions may use TF32, as PyTorch's default has it.
     """
@@ -126,20 +131,41 @@ def predict(context: Context, members: Sequence[int], model: nn.Module, seen: se
     with torch.no_grad():
         for first in range(0, len(members), PREDICT_BATCH):
             batch = members[first : first + PREDICT_BATCH]
-            parts.append(model(context.bank.batch(batch, context.device)).float().cpu())
+            parts.append(model(context.bank.batch(batch, context.device).flip(flipped)).float().cpu())
             seen.update(batch)
     return torch.cat(parts).double().numpy()
 
 
 def _model(context: Context, plan: CellPlan) -> Classifier:
     encoder = build_encoder(context.config, context.dataset.shape, plan.seed, plan.replicate)
-    if plan.stages:
-        load_encoder(encoder, context.store.load_weights(plan.stages[-1], "encoder"))
+    load_encoder(encoder, _handed_over(context, plan))
     with seeded(plan.seed, plan.fold, plan.fraction, "head"):
         model = Classifier(encoder, len(context.dataset.classes), context.config.finetune.hidden)
     return placed(model, context.device)
 
 
+def _handed_over(context: Context, plan: CellPlan) -> Mapping[str, Tensor]:
+    """The encoder's weights as the method's last stage left them; without a stage as its `__init__` did.
+
+    Raises MethodError where there are some that are not finite: all scores would be.
+    """
+    if plan.stages:
+        state: Mapping[str, Tensor] = context.store.load_weights(plan.stages[-1], "encoder")
+    else:
+        shape = context.dataset.shape
+        state = build_method(context.config, plan.method, shape, plan.seed, plan.replicate).encoder.state_dict()
+    lost = [name for name, weights in state.items() if not bool(torch.isfinite(weights).all())]
+    if lost:
+        left = "pretraining" if plan.stages else "__init__"
+        raise MethodError(
+            f"{plan.method}: its {left} left the encoder with weights that are not finite, in {len(lost)} of "
+            f"{len(state)} tensors, first {lost[0]}: mend the method"
+        )
+    return state
+
+
 def _scored(context: Context, members: Sequence[int], model: nn.Module, seen: set[int]) -> Scored:
-    logits = torch.from_numpy(predict(context, members, model, seen))
-    return by_unit([context.bank.items[i] for i in members], logits.softmax(dim=1).numpy())
+    mirrors = context.policies["finetune"].mirrors if context.config.finetune.mirrored else ((),)
+    logits = [torch.from_numpy(predict(context, members, model, seen, axes)) for axes in mirrors]
+    scores = torch.stack(logits).softmax(dim=2).mean(dim=0)  # [mirrors, M, K] -> [M, K]
+    return by_unit([context.bank.items[i] for i in members], scores.numpy())

@@ -21,6 +21,8 @@ Predict = Callable[[tuple[int, ...], set[int]], Tensor]
 """Positions in the bank -> logits [M, K] on the CPU; the set gets what was served."""
 
 POINTS = 20  # of a curve
+STEEP = 0.4  # share of the fall of the training loss; a straight line has half of it in its second half
+LEAST_FALL = 0.05  # of a loss that begins at the logarithm of the number of classes
 
 
 class Selection(Protocol):
@@ -32,6 +34,10 @@ class Selection(Protocol):
 
     def __call__(self, training: Training) -> bool:
         """True ends the training."""
+
+    @property
+    def falling(self) -> bool:
+        """Whether more steps would have lowered the loss further."""
 
     def take(self, model: nn.Module) -> None:
         """Gives `model` the weights that were chosen."""
@@ -71,6 +77,15 @@ class LastStep:
             self.curve.append({"step": training.step, "train_loss": mean, "val_loss": None, "val_auprc": None})
             self.losses = []
         return False
+
+    @property
+    def falling(self) -> bool:
+        """Whether the second half of the steps brought more than `STEEP` of the fall, or there was hardly any."""
+        losses = [float(point["train_loss"] or 0.0) for point in self.curve]
+        if len(losses) < POINTS:
+            return True  # fewer steps than points
+        first, middle, last = (sum(losses[i : i + 2]) / 2 for i in (0, POINTS // 2 - 1, POINTS - 2))
+        return first - last < LEAST_FALL or (middle - last) / (first - last) > STEEP
 
     def take(self, model: nn.Module) -> None:
         """It has them."""
@@ -119,6 +134,11 @@ class BestOnValidation:
             self.progress(training.steps, training.steps)
             return True
         return False
+
+    @property
+    def falling(self) -> bool:
+        """Whether the last look was the best."""
+        return bool(self.curve) and self.best_step == self.curve[-1]["step"]
 
     def take(self, model: nn.Module) -> None:
         """Those of the lowest loss."""

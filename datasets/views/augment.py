@@ -14,6 +14,7 @@ Volumes are float32 ``[B, C, D, H, W]`` in [0, 1], RAS+: D = x (left to right), 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,6 +111,13 @@ class Policy:
 
     name: str
     strengths: Strengths
+
+    @property
+    def mirrors(self) -> tuple[tuple[int, ...], ...]:
+        """The mirror images that the policy makes a volume look like, itself first: axes of [B, C, D, H, W]."""
+        s = self.strengths
+        axes = [2 + AXES.index(axis) for axis in s.flip_axes] if s.probability * s.flip_probability > 0 else []
+        return tuple(chosen for count in range(len(axes) + 1) for chosen in itertools.combinations(axes, count))
 
     def sample(self, batch: int, rng: torch.Generator) -> Params:
         """Draw the parameters of `batch` volumes from `rng`, a generator on the CPU."""

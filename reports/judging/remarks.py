@@ -21,6 +21,7 @@ def remarks(grid: Grid, draws: Sequence[Floats]) -> tuple[str, ...]:
         *_lacking_classes(grid),
         *_constant_scores(grid),
         *_collapsed(grid),
+        *_falling(grid),
         *_undefined_draws(draws),
     )
 
@@ -77,6 +78,19 @@ def _lacking_classes(grid: Grid) -> list[str]:
 def _collapsed(grid: Grid) -> list[str]:
     methods = {c.place.method for c in grid.scored if c.row is not None and c.row.collapsed}
     return [f"{m}: its pretraining collapsed, all volumes got nearly one embedding" for m in sorted(methods)]
+
+
+def _falling(grid: Grid) -> list[str]:
+    """Where the loss had not flattened: a method may lead, or trail, by its speed alone."""
+    found: dict[tuple[str, float], int] = {}
+    for cell in grid.scored:
+        if cell.row is not None and cell.row.falling:
+            place = (cell.place.method, cell.place.fraction)
+            found[place] = found.get(place, 0) + 1
+    if not found:
+        return []
+    places = [f"{method} at {percent(fraction)} ({count})" for (method, fraction), count in sorted(found.items())]
+    return [f"in some cells the loss was still falling at the last step of fine-tuning: {listed(places)}"]
 
 
 def _undefined_draws(draws: Sequence[Floats]) -> list[str]:

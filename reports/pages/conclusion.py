@@ -23,6 +23,7 @@ def conclude(analysis: Analysis) -> tuple[str, ...]:
         _answer(analysis, scored[0]),
         *_patients_only(analysis, scored[0]),
         *_worth(analysis, scored[0]),
+        *(sentence for fraction in scored for sentence in _measured(analysis, fraction)),
         *_efficiency(analysis),
         *_elsewhere(analysis, scored),
         *_limits(analysis),
@@ -56,17 +57,18 @@ def _answer(analysis: Analysis, fraction: float) -> str:
     ranked = list(analysis.ranks[fraction])
     tied = [m for m in ranked if m in analysis.tied[fraction] and m != best]
     worse = [m for m in ranked if m not in analysis.tied[fraction]]
-    lead = f"{best} has the highest mean, {_auprc(analysis, best, fraction)}"
+    name = _named(analysis, best)
+    lead = f"{name} has the highest mean, {_auprc(analysis, best, fraction)}"
     if len(ranked) == 1:
         what = "scores enough to compare" if analysis.grid.shared(fraction).left_out else "a score"
-        return f"{given}, only {best} has {what}, {_auprc(analysis, best, fraction)}: nothing is compared."
+        return f"{given}, only {name} has {what}, {_auprc(analysis, best, fraction)}: nothing is compared."
     if all(analysis.estimates[m, fraction].low <= analysis.grid.prevalence for m in ranked):
         return (
             f"{given}, no method is separable from no skill ({analysis.grid.prevalence:.3f}): {lead}, "
             "and no method's interval lies above what chance would give."
         )
     if not tied:
-        return f"{given}, {best} is separably better than {listed(worse)}: {_auprc(analysis, best, fraction)}."
+        return f"{given}, {name} is separably better than {listed(worse)}: {_auprc(analysis, best, fraction)}."
     if not worse:
         return f"{given}, the methods are not separable: {lead}, but this run cannot tell it from the others."
     return f"{given}, {lead}, but it is not separable from {listed(tied)}; it is separably better than {listed(worse)}."
@@ -95,7 +97,8 @@ def _worth(analysis: Analysis, fraction: float) -> tuple[str, ...]:
     baseline = analysis.grid.baseline
     if baseline is None:
         return ()
-    pairs = [analysis.between(m, baseline, fraction) for m in analysis.grid.methods if m != baseline]
+    others = [m for m in analysis.grid.methods if m != baseline and m not in analysis.grid.yardsticks]
+    pairs = [analysis.between(m, baseline, fraction) for m in others]
     known = [one for one in pairs if one is not None]
     better = [one for one in known if one.separable and one.difference > 0]
     worse = [one for one in known if one.separable and one.difference < 0]
@@ -110,8 +113,33 @@ def _worth(analysis: Analysis, fraction: float) -> tuple[str, ...]:
     return (f"Against {baseline} (no pretraining), {'; '.join(parts)}.",) if parts else ()
 
 
-def _by(one: Comparison) -> str:
-    return f"{one.first} ({signed(one.difference)})"
+def _measured(analysis: Analysis, fraction: float) -> tuple[str, ...]:
+    """Is a network worth it: every method against the best yardstick."""
+    grid = analysis.grid
+    methods = [m for m in grid.methods if m not in grid.yardsticks]
+    if not grid.yardsticks or not methods:
+        return ()
+    means = {m: analysis.estimates[m, fraction].mean for m in grid.yardsticks if m in analysis.ranks[fraction]}
+    if not means:
+        return (f"At {percent(fraction)} no yardstick has a score that the methods could be measured against.",)
+    best = max(means, key=lambda m: means[m])
+    pairs = [one for m in methods if (one := analysis.between(m, best, fraction)) is not None]
+    above = [one for one in pairs if one.separable and one.difference > 0]
+    rest = [_by(one, ends=True) for one in pairs if one not in above]
+    parts = [f"not separably above it: {'; '.join(rest)}"] if rest else []
+    if above:
+        parts.append(f"separably above it: {'; '.join(_by(one, ends=True) for one in above)}")
+    found = f"At {percent(fraction)} the best yardstick is {best}, {_auprc(analysis, best, fraction)}"
+    return (". ".join([found, *(f"{part[0].upper()}{part[1:]}" for part in parts)]) + ".",)
+
+
+def _named(analysis: Analysis, method: str) -> str:
+    return f"{method} (a yardstick)" if method in analysis.grid.yardsticks else method
+
+
+def _by(one: Comparison, *, ends: bool = False) -> str:
+    between = f", {signed(one.low)} to {signed(one.high)}" if ends and not math.isnan(one.low) else ""
+    return f"{one.first} ({signed(one.difference)}{between})"
 
 
 def _efficiency(analysis: Analysis) -> tuple[str, ...]:
@@ -132,13 +160,14 @@ def _elsewhere(analysis: Analysis, scored: list[float]) -> tuple[str, ...]:
     clauses = []
     for fraction in scored[1:]:
         best = analysis.best(fraction)
+        assert best is not None
         others = [m for m in analysis.ranks[fraction] if m in analysis.tied[fraction] and m != best]
         what = f"not separable from {listed(others)}" if others else "separably ahead of all others"
         if len(analysis.ranks[fraction]) == 1:
             what = "the only one with scores enough to compare"
         elif len(others) + 1 == len(analysis.ranks[fraction]):
             what = "not separable from any other"
-        clauses.append(f"at {percent(fraction)} {best} is highest and {what}")
+        clauses.append(f"at {percent(fraction)} {_named(analysis, best)} is highest and {what}")
     text = "; ".join(clauses)
     return (f"{text[0].upper()}{text[1:]}.",) if text else ()
 

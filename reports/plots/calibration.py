@@ -12,7 +12,7 @@ def calibration(analysis: Analysis) -> list[Plot]:
     """Observed share of positives against the predicted probability; on the diagonal a probability is to be
     believed."""
     grid = analysis.grid
-    styles = method_styles(grid.methods, grid.baseline)
+    styles = method_styles(grid)
     plots = []
     for fraction in grid.fractions:
         curves = {m: curve for m in grid.methods if (curve := method_reliability(analysis, m, fraction)) is not None}

@@ -23,7 +23,7 @@ def cost(analysis: Analysis) -> Plot | None:
     if not known:
         return None
     unit, per_hour = time_unit(list(known.values()))
-    styles = method_styles(grid.methods, grid.baseline)
+    styles = method_styles(grid)
     with canvas(4.6, 3.5) as (figure, axes):
         for method, value in known.items():
             one, style = analysis.estimates[method, fraction], styles[method]

@@ -19,7 +19,7 @@ def forest(analysis: Analysis) -> list[Plot]:
     ends = [0.0, *(end for pairs in groups.values() for one in pairs for end in (one.low, one.high, one.difference))]
     known = [end for end in ends if not math.isnan(end)]
     margin = 0.04 * (max(known) - min(known)) or 0.01
-    styles = method_styles(grid.methods, grid.baseline)
+    styles = method_styles(grid)
     for fraction, pairs in groups.items():
         against = pairs[0].second
         with canvas(3.1, 1.0 + 0.28 * len(pairs)) as (figure, axes):

@@ -15,7 +15,7 @@ from voxbench.reports.reading.run_folder import percent
 def learning_curve(analysis: Analysis) -> Plot:
     """Means with their 95 % intervals; methods stand side by side at a fraction so that intervals do not overlap."""
     grid = analysis.grid
-    styles = method_styles(grid.methods, grid.baseline)
+    styles = method_styles(grid)
     with canvas(4.9, 3.5) as (figure, axes):
         for i, (method, style) in enumerate(styles.items()):
             nudge = 1.035 ** (i - (len(styles) - 1) / 2)

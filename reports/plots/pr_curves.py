@@ -16,7 +16,7 @@ RECALL = np.linspace(0.0, 1.0, 201)[1:]  # recall 0 has no threshold
 def pr_curves(analysis: Analysis) -> list[Plot]:
     """Curves averaged over folds and seeds at equal recall, so that the area under one is the method's AUPRC."""
     grid = analysis.grid
-    styles = method_styles(grid.methods, grid.baseline)
+    styles = method_styles(grid)
     plots = []
     for fraction in grid.fractions:
         if not analysis.ranks[fraction]:

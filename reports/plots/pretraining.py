@@ -23,7 +23,7 @@ def pretraining(analysis: Analysis) -> list[Plot]:
 
 
 def _plot(analysis: Analysis, method: str, name: str, stages: Sequence[Stage]) -> Plot:
-    style = method_styles(analysis.grid.methods, analysis.grid.baseline)[method]
+    style = method_styles(analysis.grid)[method]
     watched = any(_series(stage, "collapse")[0] for stage in stages)
     height = {"height_ratios": [1.6, 1]} if watched else {}
     with canvas(3.1, 2.6 if watched else 2.0, nrows=2 if watched else 1, sharex=True, **height) as (figure, axes):

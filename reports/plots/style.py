@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +13,14 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from voxbench.reports.reading.grid import Grid
+
 INK, FAINT = "#222222", "#8a8a8a"
 # Colour, marker and line all differ, so that a plot reads in grey and by the colour-blind (seaborn's palette, Wong,
 # Nature Methods 2011). The pale colours of the palette are left out: they vanish in print.
 _COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 3, 2, 4, 1, 7)]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+_THIN_MARKERS = ["1", "2", "+", "x", "3", "4"]
 _LINES: list[Any] = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2))]
 
 
@@ -42,14 +45,16 @@ class MethodStyle:
     line: Any
 
 
-def method_styles(methods: Sequence[str], baseline: str | None) -> dict[str, MethodStyle]:
-    """A style a method, by its place in the run; the baseline is always dark grey with crosses."""
+def method_styles(grid: Grid) -> dict[str, MethodStyle]:
+    """A style a method, by its place in the run; the baseline is always dark grey with crosses, yardsticks are pale."""
     styles = {}
-    others = [method for method in methods if method != baseline]
+    baseline = grid.baseline
+    others = [method for method in grid.methods if method != baseline and method not in grid.yardsticks]
     for i, method in enumerate(others):
         styles[method] = MethodStyle(_COLOURS[i % 6], _MARKERS[i % 7], _LINES[i % 5])
     if baseline is not None:
         styles[baseline] = MethodStyle("#444444", "X", _LINES[5])
+    styles |= {m: MethodStyle(FAINT, _THIN_MARKERS[i % 6], _LINES[2]) for i, m in enumerate(grid.yardsticks)}
     return styles
 
 

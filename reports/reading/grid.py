@@ -42,12 +42,16 @@ class Shared:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """All cells of one dataset, with what was run on. Methods stand in the run's order, fractions ascend."""
+    """All cells of one dataset, with what was run on.
+
+    Methods stand in the run's order, yardsticks after all others; fractions ascend.
+    """
 
     name: str
     classes: tuple[str, ...]
     dataset: Mapping[str, Any]
     methods: tuple[str, ...]
+    roles: Mapping[str, str]  # method -> "method", "baseline" or "yardstick"
     fractions: tuple[float, ...]
     replicates: tuple[tuple[int, int], ...]  # (fold, seed)
     cells: Mapping[Place, Cell]
@@ -103,13 +107,14 @@ class Grid:
 
     @property
     def baseline(self) -> str | None:
-        """The first method whose cells cost no pretraining: supervised from scratch. None where there is
-        none."""
-        for method in self.methods:
-            costs = [c.row.pretrain_seconds for c in self.scored if c.place.method == method and c.row is not None]
-            if costs and all(cost == 0 for cost in costs):
-                return method
-        return None
+        """The method without pretraining that the others are measured against. None where it has no score."""
+        scored = {cell.place.method for cell in self.scored}
+        return next((m for m in self.methods if self.roles[m] == "baseline" and m in scored), None)
+
+    @property
+    def yardsticks(self) -> tuple[str, ...]:
+        """The methods that are formulas or the like, which a network should be better than."""
+        return tuple(method for method in self.methods if self.roles[method] == "yardstick")
 
     @property
     def scored(self) -> tuple[Cell, ...]:
@@ -141,6 +146,8 @@ def build_grid(run: RunFolder) -> Grid:
     """The grid of a run: what config.yaml plans and results.csv has, each cell with its state."""
     rows = {row.place: row for row in run.rows}
     methods = _ordered(_planned_methods(run.config), (row.place.method for row in run.rows))
+    roles = _roles(methods, run.rows)
+    methods = tuple(sorted(methods, key=lambda method: roles[method] == "yardstick"))
     fractions = tuple(sorted({*_planned(run.config, "fractions"), *(p.fraction for p in rows)}))
     replicates = _replicates(run, rows)
     remarks = list(run.remarks)
@@ -157,6 +164,7 @@ def build_grid(run: RunFolder) -> Grid:
         classes=run.classes,
         dataset=run.dataset,
         methods=methods,
+        roles=roles,
         fractions=fractions,
         replicates=replicates,
         cells=cells,
@@ -193,6 +201,12 @@ def _planned(config: Mapping[str, Any], key: str) -> tuple[float, ...]:
 def _ordered(planned: Sequence[str], found: Iterable[str]) -> tuple[str, ...]:
     """Methods in the order of the plan, then those that only the results have."""
     return tuple(dict.fromkeys([*planned, *found]))
+
+
+def _roles(methods: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
+    """What each method stands for, as its rows say; where they do not, `supervised` is the baseline by its name."""
+    said = {row.place.method: row.role for row in rows if row.role}
+    return {m: said.get(m, "baseline" if m == "supervised" else "method") for m in methods}
 
 
 def _replicates(run: RunFolder, rows: Mapping[Place, Row]) -> tuple[tuple[int, int], ...]:

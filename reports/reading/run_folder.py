@@ -58,6 +58,7 @@ class Row:
     """One row of results.csv: what a cell cost and whether it came to an end. Numbers not given are NaN."""
 
     place: Place
+    role: str  # "method", "baseline" or "yardstick"; "" in a folder of before rows had one
     encoder: str
     protocol: str
     status: str  # "ok" or "failed"
@@ -71,6 +72,7 @@ class Row:
     peak_memory_mb: float
     device: str
     collapsed: bool
+    falling: bool  # fine-tuning ended before its loss had flattened
     error: str
     key: str
     stages: tuple[str, ...]  # keys of the pretraining stages that it builds on
@@ -238,6 +240,7 @@ def _row(record: Mapping[str, Any], path: Path, line: int) -> Row:
         raise ReportError(f"{path}: line {line}: status is {record['status']!r}; it must be ok or failed")
     return Row(
         place=_place(record, path, line),
+        role=str(record.get("role", "")),
         encoder=str(record["encoder"]),
         protocol=str(record["protocol"]),
         status=str(record["status"]),
@@ -251,6 +254,7 @@ def _row(record: Mapping[str, Any], path: Path, line: int) -> Row:
         peak_memory_mb=number("peak_memory_mb"),
         device=str(record.get("device", "")),
         collapsed=str(record.get("collapsed", "")).lower() == "true",
+        falling=str(record.get("falling", "")).lower() == "true",
         error=str(record["error"]),
         key=str(record["key"]),
         stages=(),

@@ -13,6 +13,7 @@ from voxbench.reports.reading.run_folder import Units, percent
 from voxbench.reports.stats.calibration import Reliability, reliability
 from voxbench.reports.stats.classification import classification
 from voxbench.reports.stats.recall import Share, weighted_share
+from voxbench.reports.tables.naming import legend, named
 from voxbench.reports.tables.table import Entry, Table
 
 METRICS = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy", "f1": "F1", "brier": "Brier"}
@@ -44,22 +45,30 @@ def other_metrics(analysis: Analysis, method: str, fraction: float) -> Mapping[s
 
 def metrics_table(analysis: Analysis, fraction: float) -> Table:
     """AUROC, balanced accuracy, F1 and Brier score: means over folds x seeds."""
-    known = {m: other_metrics(analysis, m, fraction) for m in analysis.grid.methods if analysis.grid.ok(m, fraction)}
+    grid = analysis.grid
+    rows = []
+    for method in grid.methods:
+        if grid.ok(method, fraction):
+            values = other_metrics(analysis, method, fraction).values()
+            numbers = (Entry("–" if math.isnan(value) else f"{value:.3f}") for value in values)
+            rows.append((named(grid, method), *numbers))
     return Table(
         title=f"Other metrics at {percent(fraction)} of the labels",
         columns=("Method", *METRICS.values()),
-        rows=tuple(
-            (Entry(method), *(Entry("–" if math.isnan(value) else f"{value:.3f}") for value in values.values()))
-            for method, values in known.items()
-        ),
-        notes=(f"Means over folds and seeds. {_decided(analysis)} Brier score: lower is better.",),
+        rows=tuple(rows),
+        notes=(f"Means over folds and seeds. {_decided(analysis)} Brier score: lower is better.", *legend(grid)),
     )
 
 
 def _decided(analysis: Analysis) -> str:
     if len(analysis.grid.classes) > 2:
         return "Macro means over the classes, one-vs-rest; the most probable class is called."
-    return "Balanced accuracy and F1 at the threshold chosen on validation."
+    return f"Balanced accuracy and F1 at {_threshold(analysis)}."
+
+
+def _threshold(analysis: Analysis) -> str:
+    """A yardstick learns from validation too, so nothing is left to choose a threshold on."""
+    return "the threshold chosen on validation" + (", of yardsticks at 0.5" if analysis.grid.yardsticks else "")
 
 
 def recalls(analysis: Analysis, method: str, fraction: float) -> Mapping[str, Share]:
@@ -88,10 +97,11 @@ def recall_table(analysis: Analysis, fraction: float) -> Table | None:
     return Table(
         title=f"Recall by finding at {percent(fraction)} of the labels",
         columns=("Method", *(f"{f} (n = {counts[f]})" for f in findings)),
-        rows=tuple((Entry(m), *(_share(found.get(f)) for f in findings)) for m, found in shares.items()),
+        rows=tuple((named(analysis.grid, m), *(_share(found.get(f)) for f in findings)) for m, found in shares.items()),
         notes=(
-            "Share of positive units with this finding that the method calls positive at the threshold chosen on "
-            "validation, over all folds and seeds, with the 95 % interval of the patient bootstrap; n: patients.",
+            f"Share of positive units with this finding that the method calls positive at {_threshold(analysis)}, over "
+            "all folds and seeds, with the 95 % interval of the patient bootstrap; n: patients.",
+            *legend(analysis.grid),
         ),
     )
 

@@ -8,6 +8,7 @@ from voxbench.reports.judging.analysis import Analysis, Comparison, Efficiency
 from voxbench.reports.judging.remarks import unevenness
 from voxbench.reports.judging.words import interval, p_value, signed
 from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.tables.naming import legend, named
 from voxbench.reports.tables.table import Entry, Table
 
 
@@ -16,7 +17,7 @@ def interval_table(analysis: Analysis) -> Table:
     grid = analysis.grid
     rows = []
     for method in grid.methods:
-        entries = [Entry(method)]
+        entries = [named(grid, method)]
         for fraction in grid.fractions:
             estimate = analysis.estimates[method, fraction]
             rank = analysis.ranks[fraction].get(method)
@@ -38,6 +39,7 @@ def interval_table(analysis: Analysis) -> Table:
             f"it speaks of "
             "other patients, not of another training.",
             *unevenness(grid, grid.fractions),
+            *legend(grid),
         ),
     )
 
@@ -85,7 +87,7 @@ def efficiency_table(analysis: Analysis) -> Table | None:
         columns=("Method", f"Labels at {smallest}", f"{analysis.grid.baseline} needs", "95 % interval"),
         rows=tuple(
             (
-                Entry(one.method),
+                named(analysis.grid, one.method),
                 Entry(f"{one.method_labels:.0f}"),
                 Entry(labels_needed(one, one.labels)),
                 Entry(f"{labels_needed(one, one.low)} to {labels_needed(one, one.high)}"),
@@ -97,6 +99,7 @@ def efficiency_table(analysis: Analysis) -> Table | None:
             "labels spent; the "
             "interval is the percentile interval of the same patient bootstrap. Over the folds and seeds that all "
             "fractions of the curve share.",
+            *legend(analysis.grid),
         ),
     )
 

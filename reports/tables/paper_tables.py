@@ -34,8 +34,8 @@ def main_table(grid: Grid, tied: Mapping[float, frozenset[str]] | None = None, *
     best = {fraction: _best(grid, fraction) for fraction in grid.fractions}
     columns = ("Method", *(percent(f) for f in grid.fractions), "Labels", _cost_unit(grid)[0].capitalize(), "Memory")
     columns += (f"Published, 10 % {ELSEWHERE}",) if reference else ()
-    rows = tuple(
-        (
+    rows = {
+        method: (
             Entry(method),
             *(_score(grid, method, f, best[f], (tied or {}).get(f, frozenset())) for f in grid.fractions),
             Entry(_labels(grid, method)),
@@ -44,15 +44,16 @@ def main_table(grid: Grid, tied: Mapping[float, frozenset[str]] | None = None, *
             *([Entry(f"{PUBLISHED[method]:.2f}" if method in PUBLISHED else "–", faint=True)] * reference),
         )
         for method in grid.methods
-    )
+    }
     blanks = (Entry("–", faint=True),) * (4 if reference else 3)
     chance = Entry("–" if math.isnan(grid.prevalence) else f"{grid.prevalence:.3f}")
     footer = (Entry("no skill"), *(chance for _ in grid.fractions), *blanks)
+    heading = ((Entry("yardsticks:"), *(Entry(""),) * (len(columns) - 1)),) if grid.yardsticks else ()
     return Table(
         title=f"AUPRC on {grid.name}",
         columns=columns,
-        rows=rows,
-        footers=(footer,),
+        rows=tuple(row for method, row in rows.items() if method not in grid.yardsticks),
+        footers=(footer, *heading, *(rows[method] for method in grid.yardsticks)),
         notes=(*_main_notes(grid, tied), *([_REFERENCE_NOTE] * reference)),
     )
 
@@ -104,8 +105,10 @@ def _cost_unit(grid: Grid) -> tuple[str, float]:
 
 
 def _time(grid: Grid, method: str) -> str:
-    """Pretraining and fine-tuning of one model, mean over all cells; device-hours, or minutes."""
+    """Pretraining and fine-tuning of one model, mean over its cells: hours or minutes, of yardsticks seconds."""
     hours = cost_hours(grid, method, grid.fractions)
+    if method in grid.yardsticks and not math.isnan(hours):
+        return f"{3600 * hours:.1f} s"
     return "–" if math.isnan(hours) else f"{hours * _cost_unit(grid)[1]:.2f}"
 
 
@@ -147,6 +150,10 @@ def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list
         f"{', '.join(map(percent, grid.fractions))}. {unit}: pretraining and fine-tuning of one model, "
         f"a mean over its cells ({where}). Memory: its peak. No skill: the prevalence.",
     ]
+    if grid.yardsticks:
+        notes.append(
+            "Yardsticks: formulas and a frozen encoder, given the same labels, which a method should be better than."
+        )
     if tied is not None and any(len(group) > 1 for group in tied.values()):
         notes.append(f"{TIED} not separable from the best of its column.")
     troubled = grid.troubled()

@@ -144,12 +144,13 @@ _TEX = {
     "†": r"$^{\dagger}$",
     "‡": r"$^{\ddagger}$",
     "§": r"\S{}",
+    "¶": r"\P{}",
     "×": r"$\times$",
     "<": r"$<$",
     ">": r"$>$",
     "\N{NO-BREAK SPACE}": "~",
 }
-_TEX_MARKS = {"†": r"\dagger", "‡": r"\ddagger", "§": r"\S"}
+_TEX_MARKS = {"†": r"\dagger", "‡": r"\ddagger", "§": r"\S", "¶": r"\P"}
 
 
 def _tex(text: str) -> str:

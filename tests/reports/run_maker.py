@@ -49,6 +49,8 @@ class RunMaker:
     hard: Mapping[int, float] = field(default_factory=dict)  # fold -> how much less skill every method has there
     constant: Callable[[str, float, int, int], bool] = lambda *_: False
     decimals: int = 12
+    yardsticks: Sequence[str] = ()  # which of the methods are
+    told_roles: bool = True  # False: a folder of before rows had one
 
     def write(self, path: Path) -> Path:
         """Write the folder and return it."""
@@ -109,6 +111,7 @@ class RunMaker:
         row = dict.fromkeys(COLUMNS, "") | {
             "dataset": self.dataset,
             "method": method,
+            "role": self._role(method) if self.told_roles else "",
             "encoder": "resnet",
             "protocol": self.protocol,
             "fraction": fraction,
@@ -166,6 +169,9 @@ class RunMaker:
                 }
                 | dict(zip(names, score, strict=True))
             )
+
+    def _role(self, method: str) -> str:
+        return "yardstick" if method in self.yardsticks else "baseline" if method == "supervised" else "method"
 
     def _scores(self, rng: np.random.Generator, method: str, fraction: float, tested: Any, less: float) -> Any:
         skill = (

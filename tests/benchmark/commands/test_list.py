@@ -12,7 +12,7 @@ from ...conftest import Typed
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("methods", {"residual", "byol", "simsiam", "simclr", "spark", "supervised"}),
+        ("methods", {"residual", "simclr", "spark", "supervised", "block-means", "pca", "shape"}),
         ("datasets", {"sinus-phantom", "manifest", "adrenalmnist3d", "sinus-implant"}),
         ("encoders", {"resnet"}),
         ("presets", {"quick", "small", "paper"}),
