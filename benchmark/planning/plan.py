@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from voxbench.benchmark.settings import registry
@@ -93,9 +93,13 @@ def folds_of(config: Config, dataset: Dataset, items: Sequence[Item]) -> list[Fo
     but for an official split.
     """
     if dataset.has_official_split:
-        return [official_fold(items, dataset.classes)]
-    protocol = config.protocol
-    return cross_validation(items, protocol.folds, protocol.val_share, derive_seed("splits") % 2**31, dataset.classes)
+        folds = [official_fold(items, dataset.classes)]
+    else:
+        protocol, seed = config.protocol, derive_seed("splits") % 2**31
+        folds = cross_validation(items, protocol.folds, protocol.val_share, seed, dataset.classes)
+    if config.finetune.selection == "none":  # nothing is chosen: validation labels are worth more in training
+        folds = [replace(fold, train=tuple(sorted(fold.train + fold.val)), val=()) for fold in folds]
+    return folds
 
 
 def _check_units(items: Sequence[Item]) -> None:
@@ -175,7 +179,8 @@ class _Planner:
             outside = sum(item.label is not None and item.split not in PARTS for item in self.items)
             if outside:
                 self.plan.notes.append(f"{outside} labelled volumes are in no part of the official split: not used")
-        absent = {name for f in self.folds for i, name in enumerate(self.dataset.classes) if not self._has(f.val, i)}
+        chosen_on = [f.val for f in self.folds if f.val]
+        absent = {name for val in chosen_on for i, name in enumerate(self.dataset.classes) if not self._has(val, i)}
         if absent:
             which = ", ".join(sorted(absent))
             self.plan.notes.append(
@@ -198,8 +203,6 @@ class _Planner:
         val = fold.val
         if protocol.name == "strict":
             val = tuple(fraction_of(self.items, fold.val, share, draw, least=protocol.min_val_per_class))
-        if self.config.finetune.selection == "none":  # nothing is chosen: its labels are worth more in training
-            train, val = tuple(sorted({*train, *val})) if protocol.name == "strict" else train, ()
         normals = self._normals(train if protocol.name == "strict" else fold.train)
         replicate = number if protocol.pretrain_per_fold else None
         unlabelled = self._unlabelled(fold)

@@ -167,7 +167,7 @@ def presets() -> dict[str, str]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """A built-in preset, or a YAML file of the user's."""
+    """A built-in preset, or a YAML file of the user's; ``extends: NAME`` lays it over a built-in one."""
     builtin = presets()
     if name in builtin:
         text = builtin[name]
@@ -184,7 +184,12 @@ def read_preset(name: str) -> dict[str, Any]:
         raise BenchError(f"preset {name}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(data, dict):
         raise BenchError(f"preset {name}: expected a mapping of settings")
-    return data
+    if "extends" not in data:
+        return data
+    base = str(data.pop("extends"))
+    if base not in builtin:
+        raise BenchError(f"preset {name}: extends: no built-in preset is called {base!r}: {nearest(base, builtin)}")
+    return merge(read_preset(base), data)
 
 
 class _Scalars(yaml.SafeLoader):

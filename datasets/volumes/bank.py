@@ -123,6 +123,8 @@ class VolumeBank:
 
     def near_duplicates(self, a: Sequence[int], b: Sequence[int], threshold: float = 0.98) -> tuple[Twin, ...]:
         """Pairs of a row of `a` and another of `b` that correlate above `threshold`, as is or mirrored."""
+        if not len(b):
+            return ()
         rows_b = np.asarray(b, dtype=np.int64)
         right = self.descriptors[rows_b]
         mirror = self._described(self._blocks[rows_b][:, :, ::-1])

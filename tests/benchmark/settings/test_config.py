@@ -102,6 +102,23 @@ def test_a_binary_preset_is_refused_in_one_line(tmp_path: Path) -> None:
         read_preset(str(tmp_path / "preset.yaml"))
 
 
+def test_a_preset_may_be_laid_over_a_built_in_one(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: quick\nfinetune:\n  steps: 7\n")
+    quick, laid = read_preset("quick"), read_preset(str(mine))
+    assert laid == merge(quick, {"finetune": {"steps": 7}})
+    mine.write_text("extends: quik\n")
+    with pytest.raises(BenchError, match="extends: no built-in preset is called 'quik': did you mean quick"):
+        read_preset(str(mine))
+
+
+def test_the_papers_own_fine_tuning_selects_on_validation() -> None:
+    paper, own = (resolve([read_preset(name)], ("supervised",)) for name in ("paper", "paper-recipe"))
+    assert (paper.finetune.selection, own.finetune.selection) == ("none", "validation")
+    assert paper.encoder == own.encoder
+    assert own.finetune.steps_for(120) == 700  # 100 epochs of 7 full batches of 16
+
+
 def test_merge_changes_neither_side() -> None:
     a, b = {"x": {"y": 1, "z": 2}}, {"x": {"y": 3}}
     assert merge(a, b) == {"x": {"y": 3, "z": 2}}

@@ -107,9 +107,10 @@ def test_the_last_step_is_taken_and_the_curve_holds_means() -> None:
 
 
 def test_without_a_selection_validation_labels_are_trained_on(planned: Callable[..., Run]) -> None:
-    """And are spent as before: no label more."""
+    """A fraction is one of all labels that are not tested; test parts are the same."""
     chosen, last = (
-        next(iter(planned((f"finetune.selection={how}",)).plan.cells.values())) for how in ("validation", "none")
+        next(iter(planned((f"finetune.selection={how}",), fractions="1.0").plan.cells.values()))
+        for how in ("validation", "none")
     )
     assert chosen.val
     assert not last.val
@@ -117,12 +118,11 @@ def test_without_a_selection_validation_labels_are_trained_on(planned: Callable[
     assert last.test == chosen.test
 
 
-def test_by_the_papers_protocol_its_validation_part_is_left_alone(planned: Callable[..., Run]) -> None:
-    """It is as large as at 100 %: to train on it would be no fraction."""
-    settings = ("finetune.selection=none",)
-    strict, paper = (next(iter(planned(settings, protocol=name).plan.cells.values())) for name in ("strict", "paper"))
-    assert not paper.val
-    assert set(paper.train) < set(strict.train)
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_a_tenth_of_the_labels_is_a_tenth(planned: Callable[..., Run], protocol: str) -> None:
+    run = planned(("dataset.patients=60",), protocol=protocol, fractions="0.1")
+    for cell in run.plan.cells.values():
+        assert len(cell.train) / (120 - len(cell.test)) == pytest.approx(0.1, abs=0.03)
 
 
 def test_steps_do_not_depend_on_the_fraction_unless_epochs_ask_for_more() -> None:
