@@ -8,6 +8,7 @@ from pathlib import Path
 from voxbench.benchmark.planning.audit import audit_plan
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.settings.config import AuditConfig
+from voxbench.benchmark.settings.keys import RESULT_VERSION, digest
 
 Planned = Callable[..., Run]
 
@@ -88,6 +89,24 @@ class OneSide(SinusPhantom):
     def fingerprint(self):
         return "one-side" + super().fingerprint()
 """
+
+
+def test_a_method_without_stages_or_options_has_the_key_that_it_always_had(planned: Planned) -> None:
+    """Results of before methods could set weights, or be fitted, are found again."""
+    run = planned(fractions="0.5")
+    config, protocol = run.config, run.config.protocol
+    for key, cell in run.plan.cells.items():
+        before = {
+            "version": RESULT_VERSION,
+            "data": run.bank.fingerprint,
+            "encoder": config.encoder.identity("encoders"),
+            "finetune": config.finetune.model_dump(mode="json"),
+            "augmentation": config.augmentation.get("finetune", {}),
+            "members": [cell.train, cell.val, cell.test],
+            "cell": ["supervised", protocol.name, 0.5, cell.fold, cell.seed, cell.replicate],
+            "stages": [],
+        }
+        assert key == digest(before)
 
 
 def test_the_other_side_of_a_tested_patient_is_not_pretrained_on(planned: Planned, tmp_path: Path) -> None:
