@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from voxbench.benchmark.commands.prepare_options import prepare
+from voxbench.benchmark.commands.terminal import Terminal, close_streams, open_streams
+from voxbench.datasets.files import explained
+from voxbench.datasets.machine import quiet_libraries
+from voxbench.reports.tables.fitted import Fitted
 
 app = typer.Typer(
     name="bench",
@@ -28,8 +31,8 @@ app = typer.Typer(
     help="Which self-supervised method to trust on your own 3D volumes when labels are few.\n\n"
     "Start with [bold]bench run[/bold]: it needs no data and no settings.",
 )
-console = Console()
-problems = Console(stderr=True)
+console = Terminal()
+problems = Terminal(stderr=True)
 
 FAILED_CELLS = 1  # the run ended, and some cells have no result
 USER_ERROR = 2
@@ -103,7 +106,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that share the grid; not given: one a core on a CPU, one on a GPU."),
+        typer.Option(
+            min=1, help="Processes that share the grid; not given: one a core, or one to four on a GPU by its memory."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost; run nothing.")] = (
         False
@@ -153,7 +158,7 @@ def run(
     with suppress(KeyboardInterrupt):
         raise typer.Exit(command_run.execute(given, console))
     problems.print("stopped: what is done is kept, and the same command goes on from there", soft_wrap=True)
-    sys.stdout.flush()
+    close_streams()
     gc.collect()  # semaphores of the workers' queue, of which Python would complain
     os._exit(INTERRUPTED)  # worker processes are gone, and threads that wait for them need not be waited for
 
@@ -170,12 +175,14 @@ def list_(
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    table = Table(box=None, pad_edge=False)
-    for column in rows[0]:
-        table.add_column(column, no_wrap=column == "name")
-    for row in rows:
-        table.add_row(*(escape(_text(value)) for value in row.values()))
-    console.print(table)
+    console.print(
+        Fitted(
+            title="",
+            columns=tuple(rows[0]),
+            rows=tuple(tuple(Text(_text(value)) for value in row.values()) for row in rows),
+            prose=frozenset(range(1, len(rows[0]))),
+        )
+    )
 
 
 @app.command()
@@ -205,11 +212,14 @@ def report(
     reference: Annotated[
         bool, typer.Option("--reference", help="Add the seed paper's published numbers, marked as from another cohort.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report, e.g. of a colleague's run; not given: RUN/report.")
+    ] = None,
 ) -> None:
     """Make tables, statistics and plots anew from a run folder."""
     from voxbench.benchmark.commands.report import show_report
 
-    show_report(run_folder, console, reference=reference)
+    show_report(run_folder, console, reference=reference, out=out)
 
 
 @app.command()
@@ -271,6 +281,8 @@ def main() -> None:
     # A scheduler's SIGTERM ends a run as Ctrl-C does: what is done stays, and the same command goes on. Not by way of
     # SIGINT, which a shell has its background jobs ignore.
     signal.signal(signal.SIGTERM, _interrupt)
+    open_streams()
+    quiet_libraries()
     try:
         app()
     except Exception as error:
@@ -278,8 +290,11 @@ def main() -> None:
 
         if not isinstance(error, (*EXPECTED, OSError)):
             raise
-        problems.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        said = explained(error) if isinstance(error, OSError) else str(error)
+        problems.print(f"[red]error:[/red] {escape(said)}", soft_wrap=True)
         sys.exit(USER_ERROR)
+    finally:
+        close_streams()
 
 
 if __name__ == "__main__":

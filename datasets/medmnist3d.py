@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item, Split
+from voxbench.datasets.machine import has_home
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -79,6 +80,8 @@ class MedMNIST3D(Dataset):
     @property
     def path(self) -> Path:
         """Where the file is, or will be downloaded to."""
+        if self.root is None and not has_home():
+            raise DatasetError(f"{self.name}: there is no home folder to look for its file in: name one, --data-root")
         folder = self.root if self.root is not None else Path.home() / ".medmnist"
         return folder / f"{self.name}{self._suffix}.npz"
 
@@ -109,11 +112,20 @@ class MedMNIST3D(Dataset):
 
     @property
     def _suffix(self) -> str:
-        return "" if self.options.size == 28 else f"_{self.options.size}"
+        return _suffix(self.options.size)
 
     @property
     def _md5(self) -> str:
         return str(_info(self.name)[f"MD5{self._suffix}"])
+
+    def _refuse_other_size(self, md5: str) -> None:
+        """Raises DatasetError if the file is the set's in its other size, under the wrong name."""
+        for size in (28, 64):
+            if md5 == _info(self.name)[f"MD5{_suffix(size)}"]:
+                raise DatasetError(
+                    f"{self.path}: holds volumes of {size}^3; rename it to {self.name}{_suffix(size)}.npz, "
+                    f"and pass --set dataset.size={size}"
+                )
 
     def _item(self, split: Split, index: int, label: int) -> Item:
         name = f"{split}-{index:04d}"
@@ -133,6 +145,8 @@ class MedMNIST3D(Dataset):
         """The file is there and is the one the package knows."""
         if self._checked:
             return
+        if self.root is not None and self.root.is_file():
+            raise DatasetError(f"--data-root {self.root}: a file; name its folder: --data-root {self.root.parent}")
         if not self.path.is_file():
             self._download()
         digest = hashlib.md5(usedforsecurity=False)
@@ -140,6 +154,7 @@ class MedMNIST3D(Dataset):
             for part in iter(lambda: file.read(1 << 20), b""):
                 digest.update(part)
         if digest.hexdigest() != self._md5:
+            self._refuse_other_size(digest.hexdigest())
             raise DatasetError(
                 f"{self.path}: its MD5 is {digest.hexdigest()}, not {self._md5}: cut short, altered or of "
                 "another release; remove it and get it again"
@@ -156,6 +171,13 @@ class MedMNIST3D(Dataset):
                 made = getattr(medmnist, info["python_class"])
                 made(split="test", download=True, root=str(self.path.parent), size=self.options.size)
         except (RuntimeError, OSError) as error:
+            other = 28 if self.options.size == 64 else 64
+            twin = self.path.with_name(f"{self.name}{_suffix(other)}.npz")
+            if twin.is_file():
+                raise DatasetError(
+                    f"{self.name}: {self.path.name} is not in {self.path.parent}, but {twin.name} is: "
+                    f"pass --set dataset.size={other}"
+                ) from error
             raise DatasetError(
                 f"{self.name}: {self.path.name} is not in {self.path.parent} and could not be downloaded; "
                 f"get it from {info[f'url{self._suffix}']} and give its folder as --data-root"
@@ -169,6 +191,11 @@ def _info(name: str) -> Mapping[str, Any]:
 
     info: Mapping[str, Any] = INFO[name]
     return info
+
+
+def _suffix(size: int) -> str:
+    """Of file names and of keys of the package."""
+    return "" if size == 28 else f"_{size}"
 
 
 def _split(name: str) -> Split:

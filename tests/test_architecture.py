@@ -30,9 +30,10 @@ FLOORS: dict[str, list[set[str]]] = {
     "reports": [{"pages"}, {"plots"}, {"tables"}, {"judging"}, {"reading"}, {"stats"}],
     "datasets": [
         {"sinus", "manifest", "medmnist3d"},
-        {"prepare", "views"},
-        {"volumes", "splits"},
-        {"base"},
+        {"prepare", "views", "cohort"},
+        {"volumes", "splits", "tables", "machine"},
+        {"dealing"},
+        {"base", "files"},
     ],
     "methods": [{""}, {"encoders"}, {"parts"}, {"base"}],
 }

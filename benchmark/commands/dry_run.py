@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.running.runner import Run, effort
 from voxbench.benchmark.training import speed
 from voxbench.benchmark.training.context import Context
+from voxbench.reports.tables.fitted import Fitted
 
 TIMED_STEPS = 2
 TIMED_BATCH = 8  # volumes a second hardly depend on the batch, and a plan should show at once
@@ -24,9 +25,7 @@ def show_plan(run: Run, console: Console) -> None:
     efforts, tasks = effort(run), run.tasks()
     with run.setup().opened() as context:
         speeds = _Speeds(context, run.runtime.threads)
-    table = Table(title=f"plan: {run.config.dataset.name}, {len(run.bank.items)} volumes", title_justify="left")
-    for column in ("method", "stages", "cells", "done", "volumes to process", "estimate (one worker)"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    rows: list[tuple[Text, ...]] = []
     whole = 0.0
     for method in run.config.methods:
         stages = {key: stage for key, stage in run.plan.stages.items() if stage.method == method}
@@ -38,7 +37,7 @@ def show_plan(run: Run, console: Console) -> None:
         seconds += sum(speeds.seconds_for_maps(job) for job in todo if isinstance(job, StagePlan))
         whole += seconds
         counts = Counter(stage.name for stage in stages.values())
-        table.add_row(
+        entries = (
             method,
             ", ".join(f"{count} x {name}" for name, count in counts.items()) or "none",
             str(len(cells)),
@@ -46,7 +45,14 @@ def show_plan(run: Run, console: Console) -> None:
             f"{sum(efforts[job.key] for job in todo):,.0f}",
             _duration(seconds),
         )
-    console.print(table)
+        rows.append(tuple(map(Text, entries)))
+    console.print(
+        Fitted(
+            title=f"plan: {run.config.dataset.name}, {len(run.bank.items)} volumes",
+            columns=("method", "stages", "cells", "done", "volumes to process", "estimate (one worker)"),
+            rows=tuple(rows),
+        )
+    )
     workers = run.runtime.workers
     console.print(f"about {_duration(whole / workers)} with {workers} workers on {run.runtime.device}; nothing was run")
 

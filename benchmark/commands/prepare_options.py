@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from voxbench.benchmark.commands.terminal import Terminal
 from voxbench.datasets.prepare.limits import Limits
 
 INTERRUPTED = 130
@@ -43,7 +43,9 @@ def prepare(
         typer.Option(help="CSV, TSV or XLSX: patient, side (left, right, both), finding or label. Without: no labels."),
     ] = None,
     sheet: Annotated[str | None, typer.Option(help="Which sheet of an XLSX has the labels.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Which scans of a BIDS tree: T1w, T2w, FLAIR.")] = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="Which scans of a BIDS tree (T1w, T2w, FLAIR), or of folders a case.")
+    ] = None,
     id_pattern: Annotated[
         str | None,
         typer.Option(
@@ -110,9 +112,9 @@ def prepare(
         skip_broken=skip_broken, workers=workers,
     )  # fmt: skip
     try:
-        command_prepare.execute(options, Console())
+        command_prepare.execute(options, Terminal())
     except KeyboardInterrupt as error:
-        Console(stderr=True).print(
+        Terminal(stderr=True).print(
             "stopped: finished heads are kept, and the same command goes on from there", soft_wrap=True
         )
         raise typer.Exit(INTERRUPTED) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from voxbench.benchmark.commands.progress import StepProgress
 from voxbench.benchmark.commands.run import Arguments, configuration
@@ -19,6 +19,8 @@ from voxbench.benchmark.records.store import write_json
 from voxbench.benchmark.running.setup import Setup, prepare_bank
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.training import speed
+from voxbench.datasets.files import cause
+from voxbench.reports.tables.fitted import Fitted
 
 RESULT = "profile.json"
 
@@ -71,13 +73,11 @@ def _arithmetic(device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
-def _table(found: Sequence[speed.Speed], rate: float) -> Table:
-    table = Table(title=f"matrix product: {rate:,.0f} GFLOP/s", title_justify="left")
-    for column in ("step", "batch", "volumes/s", "of the limit", "GFLOP/s", "of the product", "peak MB"):
-        table.add_column(column, justify="left" if column == "step" else "right", no_wrap=column == "step")
+def _table(found: Sequence[speed.Speed], rate: float) -> Fitted:
+    rows = []
     for one in found:
         achieved = one.gflop_per_second
-        table.add_row(
+        cells = (
             " ".join(dict.fromkeys(filter(None, (one.method, one.stage)))),
             f"{one.batch} x {one.views}" if one.views > 1 else f"{one.batch}",
             f"{one.volumes_per_second:,.0f}",
@@ -86,7 +86,12 @@ def _table(found: Sequence[speed.Speed], rate: float) -> Table:
             "" if achieved is None else f"{achieved / rate:.3f}",
             f"{one.peak_memory_mb:,.0f}",
         )
-    return table
+        rows.append(tuple(Text(cell) for cell in cells))
+    return Fitted(
+        title=f"matrix product: {rate:,.0f} GFLOP/s",
+        columns=("step", "batch", "volumes/s", "of the limit", "GFLOP/s", "of the product", "peak MB"),
+        rows=tuple(rows),
+    )
 
 
 def _write(out: Path, record: Mapping[str, Any], console: Console) -> None:
@@ -97,5 +102,5 @@ def _write(out: Path, record: Mapping[str, Any], console: Console) -> None:
         write_json(out / RESULT, record)
         (out / "profile.svg").write_text(parts_of_a_step(record).svg, encoding="utf-8")
     except OSError as error:
-        raise BenchError(f"--out {out}: cannot be written ({error.strerror}): name another folder") from error
+        raise BenchError(f"--out {out}: cannot be written ({cause(error)}): name another folder") from error
     console.print(f"{out / RESULT} and profile.svg", soft_wrap=True)

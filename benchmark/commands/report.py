@@ -7,18 +7,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from voxbench.benchmark.records.recognise import check_pages
 from voxbench.reports.pages.compare import compare
 from voxbench.reports.pages.report import Report, write_report
 
 
-def show_report(run: Path, console: Console, *, reference: bool = False) -> None:
-    """Writes ``RUN/report`` and shows it. Raises ReportError."""
-    _show(write_report(run, reference=reference), console)
+def show_report(run: Path, console: Console, *, reference: bool = False, out: Path | None = None) -> None:
+    """Writes the report into `out`, or RUN/report, and shows it. Raises ReportError, or BenchError for `out`."""
+    if out is not None and out.resolve() != (run / "report").resolve():
+        check_pages(out)
+    _show(write_report(run, reference=reference, out=out), console)
     console.print(f"rows:   {escape(str(run / 'results.csv'))}", soft_wrap=True)
 
 
 def show_comparison(runs: list[Path], out: Path, console: Console) -> None:
     """Writes one report on several runs and shows it. Raises ReportError where they must not be mixed."""
+    check_pages(out)
     _show(compare(runs, out), console)
 
 

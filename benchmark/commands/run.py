@@ -9,19 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from rich.console import Console
 from rich.markup import escape
 
 from voxbench.benchmark.commands import wandb as command_wandb
 from voxbench.benchmark.commands.dry_run import show_plan
 from voxbench.benchmark.commands.progress import GridProgress, StepProgress
+from voxbench.benchmark.records.recognise import check_out
 from voxbench.benchmark.running.runner import Run, effort
-from voxbench.benchmark.running.setup import prepare_bank, resolve_device
+from voxbench.benchmark.running.setup import default_workers, prepare_bank, resolve_device
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import build_dataset
 from voxbench.benchmark.settings.config import Config, Runtime, parse_setting, presets, read_preset, resolve
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.datasets.base import Dataset
+from voxbench.datasets.files import cause
+from voxbench.datasets.machine import cache_folder
+from voxbench.datasets.volumes.bank import VolumeBank
+from voxbench.datasets.volumes.mistaken import mistaken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +56,14 @@ class Arguments:
 def execute(given: Arguments, console: Console) -> int:
     """Runs the grid; 0, or 1 if some cells failed. Raises the errors of `errors.USER_ERRORS`."""
     config, runtime = configuration(given)
+    for note in _notes(given, runtime):
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     mode = command_wandb.choose(given.wandb)
     with StepProgress(console, "reading volumes") as progress:
         bank = prepare_bank(config, runtime, progress)
-    run = Run.planned(config, runtime, build_dataset(config, runtime.data_root), bank)
-    console.print(_cohort(run), soft_wrap=True, highlight=False)
+    dataset = build_dataset(config, runtime.data_root)
+    console.print(_cohort(config, dataset, bank), soft_wrap=True, highlight=False)
+    run = Run.planned(config, runtime, dataset, bank)
     asked = [word.strip() for word in given.methods.split(",")]
     for name, reason in run.plan.skipped.items():
         if config.method_spec(name) in asked:
@@ -66,15 +74,15 @@ def execute(given: Arguments, console: Console) -> int:
     if given.dry_run:
         run.check_folder()
         run.plan_audit.refuse(run.name_of)
+        _tell_warnings(run, console)
         show_plan(run, console)
         return 0
     try:
         run.open_folder()
     except OSError as error:
-        raise BenchError(f"--out {given.out}: cannot be written ({error.strerror}): name another folder") from error
-    audit = run.audit_before()
-    for warning in audit.warnings:
-        console.print(f"[yellow]audit:[/yellow] {escape(warning.where)}: {warning.what}", soft_wrap=True)
+        raise BenchError(f"--out {given.out}: cannot be written ({cause(error)}): name another folder") from error
+    run.audit_before()
+    _tell_warnings(run, console)
     tasks = run.tasks()
     live = command_wandb.start(runtime.out, mode, given.wandb_project, console)
     names = {task.job.key: _title(task.job) for task in tasks}
@@ -97,16 +105,36 @@ def execute(given: Arguments, console: Console) -> int:
     return _verdict([cell for cell in cells if cell["key"] in run.plan.cells], console)
 
 
-def _cohort(run: Run) -> str:
-    """What the volumes are: a label that is a slip of the pen shows here as a class of its own."""
-    labelled = [item for item in run.bank.items if item.label is not None]
+def _notes(given: Arguments, runtime: Runtime) -> list[str]:
+    """What is to be known before anything is read. Raises BenchError where the run folder is not a run's."""
+    notes = []
+    if given.cache is None:
+        note = cache_folder()[1]
+        notes += [note] if note is not None else []
+    try:
+        check_out(given.out, but=[runtime.cache])
+    except BenchError as error:
+        if not given.dry_run:
+            raise
+        notes.append(f"{error} (this dry run writes nothing)")
+    return notes
+
+
+def _cohort(config: Config, dataset: Dataset, bank: VolumeBank) -> str:
+    """What the volumes are, said before they are split: a label that is a slip of the pen shows as its own class."""
+    labelled = [item for item in bank.items if item.label is not None]
     counts = Counter(item.label for item in labelled)
-    classes = ", ".join(f"{counts[label]} {name}" for label, name in enumerate(run.dataset.classes))
+    classes = ", ".join(f"{counts[label]} {name}" for label, name in enumerate(dataset.classes))
     patients = len({item.patient for item in labelled})
     return (
-        f"{run.config.dataset.name}: {len(labelled)} labelled volumes of {patients} patients ({escape(classes)}), "
-        f"{len(run.bank.items) - len(labelled)} without a label"
+        f"{config.dataset.name}: {len(labelled)} labelled volumes of {patients} patients ({escape(classes)}), "
+        f"{len(bank.items) - len(labelled)} without a label"
     )
+
+
+def _tell_warnings(run: Run, console: Console) -> None:
+    for warning in run.plan_audit.warned(run.name_of):
+        console.print(f"[yellow]audit:[/yellow] {escape(warning)}", soft_wrap=True)
 
 
 def configuration(given: Arguments) -> tuple[Config, Runtime]:
@@ -141,13 +169,12 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         seeds = {"protocol": {"seeds": list(range(config.protocol.folds))}}
         config = resolve([*layers, seeds], methods)
     device = resolve_device(given.device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     runtime = Runtime(
         out=given.out,
         data_root=root,
-        cache=given.cache or Path(platformdirs.user_cache_dir("voxbench")),
+        cache=given.cache or cache_folder()[0],
         device=device,
-        workers=given.workers or (cores if device == "cpu" else 1),
+        workers=given.workers or default_workers(device),
     )
     if given.out.exists() and not given.out.is_dir():
         raise BenchError(f"--out {given.out}: is a file: name a folder")
@@ -168,6 +195,9 @@ def _dataset(text: str, root: Path | None) -> tuple[str, Path | None]:
         return text, root
     path = Path(text)
     if path.exists():
+        wrong = mistaken(path)
+        if wrong is not None:
+            raise BenchError(f"--dataset {text}: {wrong}")
         if root is not None:
             raise BenchError("--data-root: a manifest's paths are relative to the manifest: leave --data-root out")
         return "manifest", path

@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.markup import escape
 
+from voxbench.benchmark.records.recognise import is_run
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.tracking.background import Live
+from voxbench.datasets.files import UNWRITABLE, cause
 
 END_WAIT_S = 30.0  # at the end of a run; a slower upload goes on by itself
 NO_KEY = "no W&B key: run `wandb login`, or set WANDB_API_KEY"
@@ -40,11 +42,11 @@ def has_key() -> bool:
     """Whether wandb would find a key: in the environment, or where ``wandb login`` leaves it."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVER).hostname or ""
     try:
+        path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
         return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, RuntimeError, netrc.NetrcParseError):  # RuntimeError: there is no home folder
         return False
 
 
@@ -75,7 +77,13 @@ def sync(run: Path, mode: Literal["online", "offline"], project: str, console: C
     _check(run, mode, ", or use --mode offline")
     from voxbench.benchmark.tracking.sync import Syncer
 
-    done = Syncer(run, mode, project).sync(final=True)
+    try:
+        done = Syncer(run, mode, project).sync(final=True)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        what = "what was sent is noted in it: ask its owner for the right to write, or copy it and sync the copy"
+        raise BenchError(f"{run}: cannot be written to ({cause(error)}): {what}") from error
     for problem in done.problems:
         console.print(f"[yellow]W&B:[/yellow] {escape(problem)}", soft_wrap=True)
     console.print(f"W&B: {done.sent} runs sent ({mode}), {done.kept} were there before", soft_wrap=True)
@@ -91,8 +99,8 @@ def dashboard(run: Path, project: str, entity: str | None, console: Console) -> 
 
 
 def _check(run: Path, mode: str, instead: str) -> None:
-    if not (run / "config.yaml").is_file():
-        raise BenchError(f"{run}: not a run folder: it has no config.yaml")
+    if not is_run(run):
+        raise BenchError(f"{run}: not a run folder: give the one that `bench run --out` wrote")
     if mode == "online" and not has_key():
         raise BenchError(f"{NO_KEY}{instead}")
 

@@ -1,19 +1,29 @@
 """The leak audit: no test patient, and no copy of a test volume, in anything that shaped the model it is scored with.
 
-It looks at patients and at volume hashes (blind to left-right mirroring), and at near-duplicates by correlation; first
-at what is planned, and after the run at what the loaders really served. The proof is ``audit.json``.
+It looks at patients, also at ids that may be one person's in two spellings, at volume hashes (blind to left-right
+mirroring), and at near-duplicates by correlation; first at what is planned, and after the run at what the loaders
+really served. The proof is ``audit.json``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from voxbench.benchmark.planning.plan import Plan
 from voxbench.benchmark.settings.config import AuditConfig
 from voxbench.benchmark.settings.errors import AuditError
+from voxbench.datasets.tables.ids import alike, difference, same
 from voxbench.datasets.volumes.bank import VolumeBank
+
+SPELLINGS = "patient ids that may be one person's in two spellings"
+SAME = "one patient id in two spellings"
+REMEDIES = {
+    SAME: "write each person's id in one way",
+    SPELLINGS: "write each person's id in one way; if they are two people, let the ids differ by more, or --set "
+    "audit.patient_ids=warn",
+}
 
 
 @dataclass(kw_only=True)
@@ -23,6 +33,8 @@ class Finding:
     where: str
     what: str
     pairs: list[tuple[int, int]]  # (position outside the test part, position in it)
+    spellings: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """Where patient ids are written in two ways: each pair of ids, and whose. For the user's eyes, never recorded."""
 
 
 @dataclass(kw_only=True)
@@ -55,14 +67,37 @@ class Audit:
         """Raises AuditError if anything was found; `name` gives a volume's name for the user's eyes."""
         if not self.findings:
             return
-        first = self.findings[0]
-        a, b = first.pairs[0]
-        pairs = sum(len(finding.pairs) for finding in self.findings)
-        raise AuditError(
-            f"leak: {first.where}: {first.what}: {name(a)} and test volume {name(b)}"
-            f" ({pairs} such pairs in all, listed in audit.json): remove the copies, give "
-            "volumes of one person one patient id, or look at near-duplicates and --set audit.near_duplicates=warn"
-        )
+        lines = []
+        if others := [finding for finding in self.findings if not finding.spellings]:
+            first = others[0]
+            pairs = sum(len(finding.pairs) for finding in others)
+            a, b = first.pairs[0]
+            lines.append(
+                f"leak: {first.where}: {first.what}: {name(a)} and test volume {name(b)}"
+                f" ({pairs} such pairs in all, listed in audit.json): remove the copies, give "
+                "volumes of one person one patient id, or look at near-duplicates and --set audit.near_duplicates=warn"
+            )
+        for what, remedy in REMEDIES.items():
+            if spelt := [finding for finding in self.findings if finding.what == what]:
+                lines.append(f"leak: {spelt[0].where}: {what}: {remedy}:")
+                lines += _lines({ids: pair for finding in spelt for ids, pair in finding.spellings.items()}, name)
+        raise AuditError("\n".join(lines))
+
+    def warned(self, name: Callable[[int], str]) -> Iterator[str]:
+        """The warnings for the user's own eyes, each two spellings of an id once; `name` gives a volume's name."""
+        shown: set[frozenset[str]] = set()
+        for warning in self.warnings:
+            new = {ids: pair for ids, pair in warning.spellings.items() if frozenset(ids) not in shown}
+            shown |= {frozenset(ids) for ids in new}
+            yield "\n".join([f"{warning.where}: {warning.what}", *_lines(new, name)])
+
+
+def _lines(spellings: Mapping[tuple[str, str], tuple[int, int]], name: Callable[[int], str]) -> list[str]:
+    each = {frozenset(ids): (ids, pair) for ids, pair in spellings.items()}  # not both ways round
+    return [
+        f"  - {one!r} ({name(a)}) and {other!r} ({name(b)}) differ by {difference(one, other)}"
+        for (one, other), (a, b) in sorted(each.values())
+    ]
 
 
 def audit_plan(plan: Plan, bank: VolumeBank, config: AuditConfig) -> Audit:
@@ -80,6 +115,7 @@ def audit_plan(plan: Plan, bank: VolumeBank, config: AuditConfig) -> Audit:
             judge.compare(f"pretraining stage {stage.name!r} for fold {cell.fold}", stage.members, cell.test)
             if stage.labels:
                 judge.compare(f"labels of stage {stage.name!r} against validation", stage.labels, cell.val)
+    judge.note_others()
     return audit
 
 
@@ -106,8 +142,8 @@ def audit_seen(plan: Plan, bank: VolumeBank, cells: Sequence[Served]) -> Audit:
     def served(hashes: Iterable[str]) -> set[int]:
         return {i for value in hashes for i in positions.get(value, [])}
 
-    now = _Judge(audit, bank, AuditConfig(near_duplicates="off"))  # looked for in the plan
-    before = _Judge(audit, bank, AuditConfig(near_duplicates="warn"))
+    now = _Judge(audit, bank, AuditConfig(near_duplicates="off", patient_ids="warn"))  # looked for in the plan
+    before = _Judge(audit, bank, AuditConfig(near_duplicates="warn", patient_ids="warn"))
     for cell in cells:
         tested = served(cell.parts["test"])
         if cell.key in plan.cells:
@@ -116,6 +152,10 @@ def audit_seen(plan: Plan, bank: VolumeBank, cells: Sequence[Served]) -> Audit:
             if odd := sorted({*served(scored - planned.keys()), *(planned[h] for h in planned.keys() - scored)}):
                 what = "scored volumes are not the planned test part: delete the cell's file"
                 audit.findings.append(Finding(where=cell.name, what=what, pairs=[(i, i) for i in odd]))
+        all_served = {value for given in (*cell.parts.values(), *cell.stages.values()) for value in given}
+        if strange := all_served - positions.keys():
+            what = f"{len(strange)} served volumes are not in the data, and were compared with nothing: delete its file"
+            audit.warnings.append(Finding(where=cell.name, what=what, pairs=[]))
         judge = now if cell.key in plan.cells else before
         for part in ("train", "val", *({"pool"} & cell.parts.keys())):
             judge.compare(f"{part} volumes served for {cell.name}", served(cell.parts[part]), tested)
@@ -132,6 +172,10 @@ class _Judge:
         self.bank = bank
         self.config = config
         self.done: set[tuple[frozenset[int], frozenset[int]]] = set()
+        self.ids = [str(item.patient) for item in bank.items]
+        self.people = [same(name) for name in self.ids]
+        key_of = {name: alike(name) for name in set(self.people)}
+        self.keys = [key_of[name] for name in self.people]
 
     def compare(self, where: str, members: Iterable[int], tested: Iterable[int]) -> None:
         """Finds shared patients, equal volumes and near-duplicates of two sets of positions."""
@@ -139,8 +183,9 @@ class _Judge:
         if (a, b) in self.done:
             return
         self.done.add((a, b))
-        items, hashes = self.bank.items, self.bank.hashes
-        self._match(where, "the same patient", a, b, [item.patient for item in items])
+        hashes = self.bank.hashes
+        self._match(where, "the same patient", a, b, self.ids)
+        self._match_spellings(where, a, b)
         self._match(where, "the same volume (by content, mirrored or not)", a, b, hashes)
         if self.config.near_duplicates == "off":
             return
@@ -154,9 +199,48 @@ class _Judge:
             finding = Finding(where=where, what="nearly the same volume", pairs=pairs)
             (self.audit.findings if self.config.near_duplicates == "refuse" else self.audit.warnings).append(finding)
 
+    def note_others(self) -> None:
+        """Warns of two spellings that no comparison has brought together: one person would count as two."""
+        found = {ids for finding in (*self.audit.findings, *self.audit.warnings) for ids in finding.spellings}
+        everyone = frozenset(range(len(self.ids)))
+        spellings = {
+            (one, other): pair
+            for (one, other), pair in self._spellings(everyone, everyone).items()
+            if one < other and not {(one, other), (other, one)} & found
+        }
+        if spellings:
+            what = f"{SPELLINGS}: one person would count as two"
+            finding = Finding(where="on one side", what=what, pairs=list(spellings.values()), spellings=spellings)
+            self.audit.warnings.append(finding)
+
     def _match(self, where: str, what: str, a: frozenset[int], b: frozenset[int], names: Sequence[str]) -> None:
         self.audit.count(what)
         tested = {names[j]: j for j in sorted(b)}
         pairs = [(i, tested[names[i]]) for i in sorted(a) if names[i] in tested]
         if pairs:
             self.audit.findings.append(Finding(where=where, what=what, pairs=pairs))
+
+    def _match_spellings(self, where: str, a: frozenset[int], b: frozenset[int]) -> None:
+        self.audit.count(SPELLINGS)
+        found = self._spellings(a, b)
+        certain = {ids: (i, j) for ids, (i, j) in found.items() if self.people[i] == self.people[j]}
+        likely = {ids: pair for ids, pair in found.items() if ids not in certain}
+        for what, spellings, refused in (
+            (SAME, certain, True),
+            (SPELLINGS, likely, self.config.patient_ids == "refuse"),
+        ):
+            if spellings:
+                finding = Finding(where=where, what=what, pairs=list(spellings.values()), spellings=spellings)
+                (self.audit.findings if refused else self.audit.warnings).append(finding)
+
+    def _spellings(self, a: frozenset[int], b: frozenset[int]) -> dict[tuple[str, str], tuple[int, int]]:
+        """Each two different ids of one key, the first in `a` and the other in `b`, with a volume of each."""
+        there: dict[str, dict[str, int]] = {}
+        for j in sorted(b):
+            there.setdefault(self.keys[j], {}).setdefault(self.ids[j], j)
+        found: dict[tuple[str, str], tuple[int, int]] = {}
+        for i in sorted(a):
+            for other, j in there.get(self.keys[i], {}).items():
+                if other != self.ids[i]:
+                    found.setdefault((self.ids[i], other), (i, j))
+        return found

@@ -11,8 +11,8 @@ from voxbench.benchmark.settings.assemble import Shape, blamed, build_method
 from voxbench.benchmark.settings.config import Config
 from voxbench.benchmark.settings.errors import BenchError, nearest
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed, digest
-from voxbench.datasets.base import Dataset, Item
-from voxbench.datasets.splits import Fold, cross_validation, fraction_of, official_fold
+from voxbench.datasets.base import Dataset, DatasetError, Item
+from voxbench.datasets.splits import PARTS, Fold, cross_validation, fraction_of, official_fold
 from voxbench.datasets.views.policies import policies
 from voxbench.methods.base import Method, MethodError, Predictor, Role, Stage, Volumes
 
@@ -76,6 +76,7 @@ def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerpri
 
     Raises DatasetError or BenchError where they do not fit.
     """
+    _check_units(items)
     planner = _Planner(config, dataset, items, fingerprint, sample)
     for method in config.methods:
         planner.add(method)
@@ -92,9 +93,25 @@ def folds_of(config: Config, dataset: Dataset, items: Sequence[Item]) -> list[Fo
     but for an official split.
     """
     if dataset.has_official_split:
-        return [official_fold(items)]
+        return [official_fold(items, dataset.classes)]
     protocol = config.protocol
     return cross_validation(items, protocol.folds, protocol.val_share, derive_seed("splits") % 2**31, dataset.classes)
+
+
+def _check_units(items: Sequence[Item]) -> None:
+    """One score stands for one patient and one label. Raises DatasetError where it would not."""
+    first: dict[str, Item] = {}
+    problems: dict[str, str] = {}
+    for item in (item for item in items if item.label is not None):
+        other = first.setdefault(item.scored_unit, item)
+        for what, one, two in (("patients", other.patient, item.patient), ("labels", other.label, item.label)):
+            if one != two:
+                problems[item.scored_unit] = (
+                    f"unit {item.scored_unit}: {other.volume} and {item.volume} are of two {what}, {one} and {two}: "
+                    "their scores would be averaged; give each its own unit"
+                )
+    if problems:
+        raise DatasetError("volumes that share a unit differ:", list(problems.values()))
 
 
 def _check_policies(method: str, stages: Sequence[Stage]) -> None:
@@ -160,6 +177,10 @@ class _Planner:
                 f"the unlabelled pool ({len(self.pool)} volumes) is smaller than the training part: pretraining also "
                 "sees the training part's volumes, without their labels"
             )
+        if self.dataset.has_official_split:
+            outside = sum(item.label is not None and item.split not in PARTS for item in self.items)
+            if outside:
+                self.plan.notes.append(f"{outside} labelled volumes are in no part of the official split: not used")
         absent = {name for f in self.folds for i, name in enumerate(self.dataset.classes) if not self._has(f.val, i)}
         if absent:
             which = ", ".join(sorted(absent))

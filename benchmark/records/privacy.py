@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import os
-import secrets
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
-from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.records.salt import kept_salt, known_salt
 from voxbench.datasets.base import Dataset, Item
 
 
@@ -45,31 +39,23 @@ class Coder:
         return f"{kind}{hmac.new(self.salt, f'{kind}:{name}'.encode(), hashlib.sha256).hexdigest()[:12]}"
 
 
-def coder_for(dataset: Dataset) -> Coder:
-    """The coder of a dataset: the user's salt, or a fixed one where ids name no person (phantoms, public numbers).
+PUBLIC = Coder(b"voxbench: these ids name no person")
 
-    The user's salt is made at first use, readable by the user only, so that runs can be paired patient by patient;
-    ``VOXBENCH_SALT`` overrides it, for runs on several machines.
+
+def coder_for(dataset: Dataset, run: Path) -> Coder:
+    """The coder of a run folder: of its salt, or of a fixed one where ids name no person (phantoms, public numbers).
+
+    The salt is made where there is none, and the folder keeps it: see `salt`.
     """
+    return PUBLIC if dataset.public_ids else Coder(kept_salt(run))
+
+
+def known_coder(dataset: Dataset, run: Path) -> Coder | None:
+    """The coder that a run in this folder would have; None where its salt would be made. Writes nothing."""
     if dataset.public_ids:
-        return Coder(b"voxbench: these ids name no person")
-    given = os.environ.get("VOXBENCH_SALT")
-    return Coder(given.encode() if given else _user_salt(Path(platformdirs.user_config_dir("voxbench")) / "salt"))
-
-
-def _user_salt(path: Path) -> bytes:
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, new = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-        with contextlib.suppress(FileExistsError):  # a link is made whole or not at all, and by one process alone
-            os.link(new, path)
-        Path(new).unlink()
-    salt = path.read_bytes()
-    if not salt:
-        raise BenchError(f"{path} is empty: delete it, and it is made anew")
-    return salt
+        return PUBLIC
+    salt = known_salt(run)
+    return None if salt is None else Coder(salt)
 
 
 def key_table(coder: Coder, items: Sequence[Item]) -> str:

@@ -41,10 +41,10 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parent
     try:
         run = ["git", "-C", str(here)]
-        commit = subprocess.run([*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
-        dirty = subprocess.run([*run, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+        commit = subprocess.run([*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, timeout=10)
+        dirty = subprocess.run([*run, "status", "--porcelain"], capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if commit.returncode != 0:
         return None
-    return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    return commit.stdout.decode("ascii", "replace").strip() + ("+" if dirty.stdout.strip() else "")

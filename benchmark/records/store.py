@@ -7,12 +7,11 @@ import io
 import json
 import os
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import yaml
@@ -21,45 +20,29 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.datasets.files import write_whole
 
 CLAIM_BEAT_S = 15.0
 CLAIM_STALE_S = 120.0
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes beside `path`, fsyncs, renames: readers see the old file, the new file, or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """`write_atomically` for text."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """`write_whole` for text, in UTF-8 whatever the machine's language is."""
+    write_whole(path, lambda file: file.write(text.encode(errors="backslashreplace")), private=private)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """`write_atomically` for JSON; NaN is refused, since it is not JSON."""
+    """`write_whole` for JSON; NaN is refused, since it is not JSON."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in `path`; None where there is no file. Raises BenchError for a damaged one."""
     try:
-        text = path.read_text()
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also bytes that are no text
         raise BenchError(f"{path}: not valid JSON ({error}): delete the file, and it is computed again") from error
     if not isinstance(value, dict):
         raise BenchError(f"{path}: not a JSON object: delete the file, and it is computed again")
@@ -100,7 +83,7 @@ class Store:
     def save_weights(self, key: str, name: str, state: Mapping[str, Tensor]) -> None:
         """State dict to ``stages/<key>/<name>.safetensors``."""
         whole = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-        write_atomically(self.stage_folder(key) / f"{name}.safetensors", lambda file: file.write(to_bytes(whole)))
+        write_whole(self.stage_folder(key) / f"{name}.safetensors", lambda file: file.write(to_bytes(whole)))
 
     def load_weights(self, key: str, name: str) -> dict[str, Tensor]:
         """What `save_weights` wrote."""
@@ -108,7 +91,9 @@ class Store:
 
     def save_checkpoint(self, key: str, state: Mapping[str, Any]) -> None:
         """An unfinished stage, to go on from after a stop."""
-        write_atomically(self.stage_folder(key) / "checkpoint.pt", lambda file: torch.save(dict(state), file))
+        whole = io.BytesIO()  # torch would turn a full disk into an error of its own, without the cause
+        torch.save(dict(state), whole)
+        write_whole(self.stage_folder(key) / "checkpoint.pt", lambda file: file.write(whole.getbuffer()))
 
     def load_checkpoint(self, key: str) -> dict[str, Any] | None:
         """The last checkpoint of an unfinished stage, on the CPU: a training moves what it keeps on its device."""
@@ -136,10 +121,9 @@ class Store:
     def write_private(self, name: str, text: str) -> None:
         """A file in ``private/``, readable by its owner only."""
         folder = self.root / "private"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
-        write_text(folder / name, text)
-        (folder / name).chmod(0o600)
+        write_text(folder / name, text, private=True)
 
     def claim(self, key: str) -> Claim | None:
         """The right to work on `key`; None while another live process has it."""

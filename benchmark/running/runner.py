@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,9 @@ from pydantic import ValidationError
 from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen
 from voxbench.benchmark.planning.plan import Plan, make_plan
 from voxbench.benchmark.planning.volumes import sample
-from voxbench.benchmark.records.privacy import coder_for, key_table
+from voxbench.benchmark.records.privacy import Coder, coder_for, key_table, known_coder
 from voxbench.benchmark.records.provenance import provenance
+from voxbench.benchmark.records.salt import VARIABLE, place
 from voxbench.benchmark.records.store import Store, read_json, write_json
 from voxbench.benchmark.running.local import Listener, Task, run_tasks
 from voxbench.benchmark.running.results import current_cells, slot_of, write_tables
@@ -75,17 +78,17 @@ class Run:
             # With an official split, folds are no more than the usual number of seeds.
             _check_same(earlier, self.config, self.store, {"folds"} if self.dataset.has_official_split else set())
         known = read_json(self.store.root / "dataset.json")
-        now = _describe(self)
-        if known is not None and known["fingerprint"] != now["fingerprint"]:
+        if known is None:
+            return earlier
+        if known["fingerprint"] != self.bank.fingerprint:
             raise BenchError(
                 f"{self.store.root} holds results on other data (fingerprint {known['fingerprint'][:12]}, now "
-                f"{now['fingerprint'][:12]}): choose another --out"
+                f"{self.bank.fingerprint[:12]}): choose another --out"
             )
-        if known is not None and known.get("salt_check", now["salt_check"]) != now["salt_check"]:
-            raise BenchError(
-                f"{self.store.root} holds results whose patients have codes of another salt: set VOXBENCH_SALT to the "
-                "one that they were made with, or choose another --out"
-            )
+        if "salt_check" in known:
+            coder = known_coder(self.dataset, self.store.root)
+            if coder is None or coder.check != known["salt_check"]:
+                raise BenchError(_other_salt(self.store.root, known["salt_check"]))
         return earlier
 
     def open_folder(self) -> None:
@@ -94,7 +97,7 @@ class Run:
         self._write_config()
         write_json(self.store.root / "dataset.json", _describe(self))
         write_json(self.store.root / "environment.json", provenance(torch.device(self.runtime.device)))
-        coder = coder_for(self.dataset)
+        coder = coder_for(self.dataset, self.store.root)
         self.store.write_private("ids.csv", key_table(coder, self.bank.items))
 
     def _write_config(self) -> None:
@@ -118,12 +121,10 @@ class Run:
                 data["protocol"][key] = sorted({*(names[name] for names in found), *data["protocol"][key]})
         self.store.write_yaml("config.yaml", data)
 
-    def audit_before(self) -> Audit:
+    def audit_before(self) -> None:
         """Audits the plan, writes the proof, and raises AuditError if there is a leak."""
-        audit = self.plan_audit
-        self._write_audit({"planned": audit}, set(self.plan.cells))
-        audit.refuse(self.name_of)
-        return audit
+        self._write_audit({"planned": self.plan_audit}, set(self.plan.cells))
+        self.plan_audit.refuse(self.name_of)
 
     @cached_property
     def plan_audit(self) -> Audit:
@@ -169,7 +170,7 @@ class Run:
         )
 
     def _write_audit(self, parts: Mapping[str, Audit], cells: Set[str]) -> None:
-        coder = coder_for(self.dataset)
+        coder = coder_for(self.dataset, self.store.root)
         record = {name: part.record(lambda i: coder.volume(self.bank.items[i])) for name, part in parts.items()}
         outcomes = {part["outcome"] for part in record.values()}
         write_json(
@@ -215,11 +216,25 @@ def _read_config(store: Store) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
         Config.model_validate(data)
     except (yaml.YAMLError, ValidationError) as error:
         raise BenchError(f"{path}: not a configuration of this version of voxbench: choose another --out") from error
     return dict(data)
+
+
+def _other_salt(run: Path, check: str) -> str:
+    """How to come by the right salt; the run folder's own may be another one, put there by hand."""
+    own = place(run)
+    made = "that is the file voxbench/salt in ~/.config on the machine that made them, if it was Linux"
+    if own.is_file() and os.environ.get(VARIABLE) and Coder(own.read_bytes()).check == check:
+        made = f"unset it, for {own} is theirs"
+    elif own.is_file():
+        made = f"{own} is not theirs"
+    return (
+        f"{run} holds results whose patients have codes of another salt: set {VARIABLE} to the one that they were made "
+        f"with ({made}), or choose another --out"
+    )
 
 
 def _check_same(earlier: Mapping[str, Any], config: Config, store: Store, but: Set[str]) -> None:
@@ -261,7 +276,7 @@ def _describe(run: Run) -> dict[str, Any]:
         "classes": list(classes),
         "shape": list(run.dataset.shape),
         "fingerprint": run.bank.fingerprint,
-        "salt_check": coder_for(run.dataset).check,
+        "salt_check": coder_for(run.dataset, run.store.root).check,
         "is_phantom": run.dataset.is_phantom,
         "real_images": run.dataset.real_images,
         "official_split": run.dataset.has_official_split,

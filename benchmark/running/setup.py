@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.training.context import Context
 from voxbench.datasets.views.policies import policies
 from voxbench.datasets.volumes.bank import VolumeBank, open_bank
+
+MOST_ON_GPU = 4  # workers
+MEMORY_EACH = 16 * 2**30  # bytes of a GPU: the paper preset's largest stage takes 8 of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,15 @@ def prepare_bank(config: Config, runtime: Runtime, progress: Callable[[int, int]
     dataset = build_dataset(config, runtime.data_root)
     dataset.progress = progress
     return open_bank(dataset, runtime.cache, progress)
+
+
+def default_workers(device: str) -> int:
+    """One a core on a CPU. On a GPU several where its memory is large: small networks wait for Python, not for it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device == "cpu":
+        return cores
+    memory = torch.cuda.get_device_properties(torch.device(device)).total_memory
+    return int(max(1, min(MOST_ON_GPU, cores // 2, memory // MEMORY_EACH)))
 
 
 def resolve_device(name: str) -> str:

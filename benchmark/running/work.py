@@ -133,7 +133,7 @@ def _carry_out(context: Context, job: Job, progress: Progress) -> dict[str, Any]
 
 
 def _scores(context: Context, test: Scored) -> list[dict[str, Any]]:
-    coder = coder_for(context.dataset)
+    coder = coder_for(context.dataset, context.store.root)
     return [
         {
             "volume": coder.unit(item),

@@ -25,7 +25,7 @@ Module = TypeVar("Module", bound=nn.Module)
 def seeded(*parts: str | int | float | None) -> Iterator[None]:
     """PyTorch initialises modules from its global generator: seeded here, and put back afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(*parts))
+        torch.default_generator.manual_seed(derive_seed(*parts))  # torch.manual_seed would seed every GPU too
         yield
 
 

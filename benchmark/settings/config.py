@@ -103,6 +103,9 @@ class AuditConfig(_Model):
     """What the leak audit refuses."""
 
     near_duplicates: Literal["refuse", "warn", "off"] = "refuse"
+    patient_ids: Literal["refuse", "warn"] = Field(
+        default="refuse", description="ids on both sides of a split that may be one person's in two spellings"
+    )
     threshold: float = Field(default=0.98, gt=0, le=1, description="correlation of two volumes' descriptors")
 
 
@@ -148,7 +151,7 @@ class Runtime(_Model):
 def presets() -> dict[str, str]:
     """Built-in presets: name -> text."""
     folder = resources.files("voxbench.configs")
-    return {f.name[:-5]: f.read_text() for f in folder.iterdir() if f.name.endswith(".yaml")}
+    return {f.name[:-5]: f.read_text(encoding="utf-8") for f in folder.iterdir() if f.name.endswith(".yaml")}
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -158,7 +161,7 @@ def read_preset(name: str) -> dict[str, Any]:
         text = builtin[name]
     elif Path(name).is_file():
         try:
-            text = Path(name).read_text()
+            text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BenchError(f"preset {name}: not a readable text file ({error}): give a YAML file") from error
     else:
@@ -173,14 +176,18 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 class _Scalars(yaml.SafeLoader):
-    """YAML in which yes, no, on and off are words (they are class names), and only true and false are booleans."""
+    """YAML in which words stay words: yes, no, on and off are class names, 02 is one too, and 12:30 is no number."""
 
 
+_PLAIN = {"bool": "true|false|True|False", "int": "[-+]?(0|[1-9][0-9]*)"}
 _Scalars.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+    first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] not in (*_PLAIN, "timestamp")]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Scalars.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tTfF"))
+for _kind, _pattern in _PLAIN.items():
+    _Scalars.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_pattern})$"), list("tTfF-+0123456789")
+    )
 
 
 def parse_setting(text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.files import FULL, explained
 from voxbench.methods.base import MethodError
 from voxbench.reports.reading.run_folder import ReportError
 
@@ -26,10 +27,14 @@ USER_ERRORS = (BenchError, DatasetError, MethodError, ReportError)
 
 def unexpected(error: BaseException) -> str:
     """One line on an error that nobody foresaw: its type, its text, and where in the author's own code it arose."""
+    if isinstance(error, OSError) and error.errno in FULL:  # nobody's code is at fault
+        return explained(error)
     frames = traceback.extract_tb(error.__traceback__)
     libraries = [Path(path) for path in sysconfig.get_paths().values()]  # Python's own and installed packages
     own = [frame for frame in frames if not any(map(Path(frame.filename).is_relative_to, libraries))]
     text = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, OSError) and error.errno is not None:
+        text = explained(error)
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
     place = (own or frames)[-1:]
     return f"{line} ({Path(place[0].filename).name}, line {place[0].lineno})" if place else line

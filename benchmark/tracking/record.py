@@ -64,7 +64,7 @@ class Records:
     def __init__(self, run: Path) -> None:
         self.run = run
         config = run / "config.yaml"
-        self.config: dict[str, Any] = yaml.safe_load(config.read_text()) if config.exists() else {}
+        self.config: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
         data = read_json(run / "dataset.json") or {}
         self.data = without_paths({key: data[key] for key in DATA if key in data})
         shared = _without_grid(self.config)

@@ -14,9 +14,9 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from voxbench.benchmark.planning.plan import StagePlan
-from voxbench.benchmark.records.store import write_atomically
 from voxbench.benchmark.settings.keys import generator
 from voxbench.benchmark.training.context import Context
+from voxbench.datasets.files import write_whole
 from voxbench.methods.base import Stage
 
 Array = npt.NDArray[np.float32]
@@ -50,7 +50,7 @@ def write_examples(context: Context, plan: StagePlan, stage: Stage) -> dict[str,
         "names": np.array([context.bank.items[i].finding or "unknown" for i in chosen[few]]),
     }
     path = context.store.stage_folder(plan.key) / "examples.npz"
-    write_atomically(path, lambda file: np.savez_compressed(file, **images))
+    write_whole(path, lambda file: np.savez_compressed(file, **images))
     scored = [(m, r[0]) for m, r in zip(masks, residual, strict=True) if m is not None and m.any() and not m.all()]
     if not scored:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +13,18 @@ from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
 from voxbench.datasets.volumes.bank import VolumeBank
+from voxbench.datasets.volumes.resident import SHARE
+
+MAPS_TOGETHER = 32  # on a GPU: more would gain nothing, and a median's windows take memory
 
 
 class Targets:
     """Maps [len(members), C, D, H, W] in float16, in the order of `members`, made on demand.
 
     A small budget does not see every volume, and a map can cost more than a training step (the median filter of
-    residual-SSL does). Each is made from its volume alone, so that it does not depend on the batch it came in.
+    residual-SSL does). On a CPU each is made from its volume alone, so that it does not depend on the batch it came
+    in, and kept in a file for a stage that is interrupted. On a GPU those of a batch are made together and stay there
+    where they fit.
     """
 
     def __init__(
@@ -31,14 +37,9 @@ class Targets:
         device: torch.device,
     ) -> None:
         """`make` is `Stage.targets`; `module` is put in eval mode while it runs."""
-        folder.mkdir(parents=True, exist_ok=True)
         shape = (len(members), *bank.shape)
-        maps = _array(folder / "targets.npy", np.float16, shape)
-        made = _array(folder / "targets-made.npy", np.bool_, (len(members),))
-        if maps is None or made is None:  # new, or one of the two was cut short by a kill
-            maps = open_memmap(folder / "targets.npy", mode="w+", dtype=np.float16, shape=shape)
-            made = open_memmap(folder / "targets-made.npy", mode="w+", dtype=np.bool_, shape=(len(members),))
-        self.maps, self.made = maps, made
+        self.maps, self.made = _on_gpu(shape, device) or _in_files(folder, shape)
+        self.together = MAPS_TOGETHER if device.type == "cuda" else 1
         self.make = make
         self.module = module
         self.bank = bank
@@ -50,10 +51,33 @@ class Targets:
         missing = [row for row in rows if not self.made[row]]
         if missing:
             with torch.no_grad(), evaluating(self.module):
-                for row in missing:
-                    self.maps[row] = self.make(self.bank.batch([self.members[row]], self.device))[0].cpu().numpy()
-                    self.made[row] = True
-        return torch.from_numpy(self.maps[list(rows)]).to(self.device, torch.float32)
+                for first in range(0, len(missing), self.together):
+                    some = missing[first : first + self.together]
+                    maps = self.make(self.bank.batch([self.members[row] for row in some], self.device))
+                    self.maps[some] = maps.to(self.maps.device, torch.float16)
+                    self.made[some] = True
+        return self.maps[list(rows)].to(self.device, torch.float32)
+
+
+def _on_gpu(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Room for maps, and which are made; None on a CPU, and where they would take too much memory."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    if 2 * math.prod(shape) > SHARE * free:
+        return None
+    return torch.empty(shape, dtype=torch.float16, device=device), torch.zeros(shape[0], dtype=torch.bool)
+
+
+def _in_files(folder: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The same in memory maps of two files, kept from a stage that was interrupted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    maps = _array(folder / "targets.npy", np.float16, shape)
+    made = _array(folder / "targets-made.npy", np.bool_, shape[:1])
+    if maps is None or made is None:  # new, or one of the two was cut short by a kill
+        maps = open_memmap(folder / "targets.npy", mode="w+", dtype=np.float16, shape=shape)
+        made = open_memmap(folder / "targets-made.npy", mode="w+", dtype=np.bool_, shape=shape[:1])
+    return torch.from_numpy(maps), torch.from_numpy(made)  # they share the files' memory
 
 
 @contextmanager

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.files import FULL, UNWRITABLE, explained, is_readable
 from voxbench.datasets.prepare import output, store
 from voxbench.datasets.prepare.find import find_scans
 from voxbench.datasets.prepare.head import Recipe, Task, check_scan, do_head
-from voxbench.datasets.prepare.labels import Labels, match, read_labels
+from voxbench.datasets.prepare.labels import Labels, match, read_labels, two_spellings
 from voxbench.datasets.prepare.limits import Limits
 from voxbench.datasets.prepare.reference import find_reference
 from voxbench.datasets.prepare.scans import Found, Scan, ScanModality, Search
@@ -160,29 +161,26 @@ def gather(options: PrepareOptions, folder: store.Store) -> tuple[list[Scan], La
             id_pattern=options.id_pattern,
             series=options.series,
             modality=options.modality,
+            reference=options.reference,
         )
         found = find_scans(options.scans, search)
-        found.scans = [s for s in found.scans if not is_reference(s.path, options.reference)]  # it may lie among them
+        found.scans = [scan for scan in found.scans if not search.is_reference(scan.path)]  # it may lie among them
         if not found.scans and not found.problems:
             problems.append(f"{options.scans}: no head in here besides the reference")
-        problems += found.problems
+        problems += [*found.problems, *two_spellings(found.scans)]
     except DatasetError as error:
         problems.append(error.message)
     if options.labels is not None:
         try:
             labels, wrong = read_labels(options.labels, options.sheet)
             problems += wrong
+            found.notes += [labels.note] * bool(labels.note)
             if found.scans:
                 patients = {s.patient for s in found.scans} | found.named
                 problems += match(labels, patients, pool_unlisted=options.pool_unlisted)
         except DatasetError as error:
             problems.append(error.message)
     return found.scans, labels, problems, found.notes
-
-
-def is_reference(path: Path, reference: Path | None) -> bool:
-    """Whether a scan is the reference head itself."""
-    return reference is not None and path.resolve() == reference.resolve()
 
 
 def make_recipe(options: PrepareOptions, problems: list[str]) -> Recipe | None:
@@ -226,7 +224,7 @@ def check_all(
     todo = []
     for scan in scans:
         known = seen.get(str(scan.path.resolve()))
-        if known is not None and scan.path.is_file() and [output.stamp(scan.path), scan.modality] == known[::2]:
+        if known is not None and is_readable(scan.path) and [output.stamp(scan.path), scan.modality] == known[::2]:
             hashes[scan.path] = known[1]
         else:
             todo.append(scan)
@@ -279,6 +277,8 @@ def do_all(
         tell("heads", done, len(todo))
         if isinstance(outcome, DatasetError):
             failures[task.code] = outcome.message
+        elif isinstance(outcome, OSError) and outcome.errno in FULL | UNWRITABLE:  # the folder's fault, not the scan's
+            raise DatasetError(f"{explained(outcome)}; finished heads are kept, run the same again") from outcome
         elif isinstance(outcome, BaseException):
             failures[task.code] = unexpected(outcome)
         else:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.files import cause, remedy
 from voxbench.datasets.prepare import crop, picture, quality, store
 from voxbench.datasets.prepare.limits import Limits
 from voxbench.datasets.prepare.pyramid import STAGES_MM, Pyramid, Target, make_pyramid
@@ -77,15 +78,13 @@ def target_of(reference: Reference) -> Target:
 def check_scan(path: Path, modality: ScanModality) -> tuple[str, str]:
     """(SHA-256, "") of a good file, ("", what is wrong) of a bad one."""
     try:
-        if not path.is_file():
-            return "", "there is no such file, or a link to nothing; fetch it (datalad get) or correct its path"
         read_volume(path, modality)
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest(), ""
     except DatasetError as error:
         return "", error.message
     except OSError as error:
-        return "", f"cannot be read ({error.strerror})"
+        return "", f"{cause(error)}; {remedy(error)}"
 
 
 def do_head(task: Task) -> store.Record:

@@ -12,14 +12,15 @@ import hmac
 import io
 import json
 import os
+import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.files import SYSTEM_FILES, cause, remedy, write_whole
 
 Record = dict[str, Any]  # what is kept of a head: JSON
 MANIFEST = ("path", "patient_id", "label", "side", "split", "finding", "unit", "axes")
@@ -28,20 +29,9 @@ EXCLUDED = ("patient_id", "side", "reason")
 
 
 def write(path: Path, content: bytes | str, *, private: bool = False) -> None:
-    """Write beside, flush to disk, rename: a stop at any moment leaves the old file or the new one."""
+    """`write_whole` for bytes or text: a stop at any moment leaves the old file or the new one."""
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o600 if private else 0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(path, lambda file: file.write(data), private=private)
 
 
 def table(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
@@ -70,28 +60,41 @@ class Store:
         return self.root / "private"
 
     def is_prepared(self) -> bool:
-        """Whether the folder is a PREPARED one."""
-        return (self.private / "key").is_file()
+        """Whether the folder is a PREPARED one: its key is of our making, and no other file of that name."""
+        path = self.private / "key"
+        try:
+            return path.is_file() and re.fullmatch(rb"[0-9a-f]{64}", path.read_bytes()) is not None
+        except PermissionError:
+            return (self.root / "prepare.json").is_file()  # another user's
 
     def check(self) -> None:
-        """Raises DatasetError if the folder holds something else."""
-        if self.root.exists() and not self.root.is_dir():
-            raise DatasetError(f"--out {self.root}: this is a file; name a folder")
-        if self.root.is_dir() and any(self.root.iterdir()) and not self.is_prepared():
-            raise DatasetError(f"--out {self.root}: the folder holds other files; name a new or an empty one")
+        """Raises DatasetError if the folder holds something else, or cannot be written to."""
+        try:
+            if self.root.exists() and not self.root.is_dir():
+                raise DatasetError(f"--out {self.root}: this is a file; name a folder")
+            if self.root.is_dir() and not self.is_prepared() and {p.name for p in self.root.iterdir()} - SYSTEM_FILES:
+                raise DatasetError(f"--out {self.root}: the folder holds other files; name a new or an empty one")
+            above = next(p for p in (self.root.absolute(), *self.root.absolute().parents) if p.exists())
+        except OSError as error:
+            raise DatasetError(f"--out {self.root}: {cause(error)}; {remedy(error)}") from error
+        if not os.access(above, os.W_OK):
+            raise DatasetError(f"--out {self.root}: {above} cannot be written to; name another folder")
 
     def open(self) -> bytes:
         """Make the folder if need be, and return its key."""
-        self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.private.chmod(0o700)
-        if not self.is_prepared():
-            write(self.private / "key", secrets.token_hex(32), private=True)
-        return (self.private / "key").read_bytes()
+        try:
+            self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.private.chmod(0o700)
+            if not self.is_prepared():
+                write(self.private / "key", secrets.token_hex(32), private=True)
+            return (self.private / "key").read_bytes()
+        except OSError as error:
+            raise DatasetError(f"--out {self.root}: {cause(error)}; {remedy(error)}") from error
 
     def seen(self) -> dict[str, list[Any]]:
         """Files already checked: path -> [stamp, SHA-256, modality]."""
         try:
-            found = json.loads((self.private / "seen.json").read_text())
+            found = json.loads((self.private / "seen.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return {}  # a cache: without it, files are read again
         return dict(found)
@@ -103,7 +106,7 @@ class Store:
     def record(self, code: str) -> Record | None:
         """What an earlier call kept of a head."""
         try:
-            return dict(json.loads(self.record_path(code).read_text()))
+            return dict(json.loads(self.record_path(code).read_text(encoding="utf-8")))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
 

@@ -19,6 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
 
 from voxbench.datasets.base import DatasetError
+from voxbench.datasets.volumes.reading import Image, NiftiError, opened, unit_mm, unit_name
 
 Array = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
@@ -118,13 +119,18 @@ def header_affine(image: Any) -> tuple[Matrix, tuple[str, ...]]:
         raise DatasetError(
             "neither sform nor qform is set, so left and right are unknown; set one (fslorient, nibabel)"
         )
-    affine = np.asarray(sform if s_code else qform, dtype=np.float64)
+    affine = np.asarray(sform if s_code else qform, dtype=np.float64).copy()
+    affine[:3] *= unit_mm(image.header)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or sizes.min() == 0 or abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.1:
         raise DatasetError("the affine is zero, singular or not finite; convert the scan again")
     low, high = VOXEL_RANGE_MM
     if sizes.min() < low or sizes.max() > high:
-        raise DatasetError(f"voxel sizes {np.round(sizes, 3).tolist()} mm are outside {low}-{high} mm; mind the unit")
+        told = unit_name(image.header)
+        raise DatasetError(
+            f"voxel sizes {np.round(sizes, 6).tolist()} mm{f' (told in {told})' if told else ''} are outside "
+            f"{low}-{high} mm; mind the unit: correct the header's voxel size or units (pixdim, xyzt_units)"
+        )
     if s_code and q_code and np.isfinite(qform).all() and np.linalg.det(qform[:3, :3]) != 0:
         if np.linalg.det(qform[:3, :3]) * np.linalg.det(affine[:3, :3]) < 0:
             raise DatasetError(
@@ -138,20 +144,30 @@ def header_affine(image: Any) -> tuple[Matrix, tuple[str, ...]]:
 
 def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> Volume:
     """A NIfTI scan; raises DatasetError with one clear line (without the file's name) if it cannot be used."""
-    if path.stat().st_size == 0:
-        raise DatasetError("the file is empty; copy or convert it again")
     try:
-        image: Any = nib.load(path)
-        shape = image.shape
-    except Exception as error:  # nibabel has no common base for "not an image"
-        raise DatasetError(f"not a readable NIfTI file ({type(error).__name__}); convert it again") from error
-    if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image | nib.Nifti1Pair):
-        raise DatasetError("not a NIfTI file; convert it to .nii.gz")
-    if len(shape) == 4 and shape[3] == 1:
-        shape = shape[:3]
+        with opened(path) as image:
+            shape = image.shape[:3] if image.shape[3:] == (1,) else image.shape
+            affine, notes = usable_header(image, shape)
+            data = np.asarray(image.voxels, dtype=np.float32).reshape(shape)
+    except NiftiError as error:
+        raise DatasetError(str(error)) from error
+    if not np.isfinite(data).all():
+        raise DatasetError("NaN or infinite values; replace them by the background value")
+    if data.min() == data.max():
+        raise DatasetError("all voxels have one value; export the scan again")
+    if np.ptp(np.percentile(data[::2, ::2, ::2], (0.5, 99.5))) == 0:
+        raise DatasetError("99 % of the voxels have one value: a mask, no scan; leave it out")
+    to_ras = nib.orientations.io_orientation(affine)
+    affine = affine @ nib.orientations.inv_ornt_aff(to_ras, shape)
+    data = np.ascontiguousarray(nib.orientations.apply_orientation(data, to_ras), dtype=np.float32)
+    return Volume(data, affine, modality if modality != "auto" else guess_modality(data), notes)
+
+
+def usable_header(image: Image, shape: tuple[int, ...]) -> tuple[Matrix, tuple[str, ...]]:
+    """`header_affine` of an image that is large enough; raises DatasetError where it cannot show a head."""
     if len(shape) != 3:
         raise DatasetError(f"the image is {len(shape)}D {tuple(shape)}, not a 3D volume; export one 3D volume")
-    if image.get_data_dtype().fields is not None or image.get_data_dtype().kind == "c":
+    if image.dtype.kind not in "iufb":
         raise DatasetError("colour or complex values; export plain intensities")
     if min(shape) < MIN_SLICES:
         raise DatasetError(
@@ -163,20 +179,7 @@ def read_volume(path: Path, modality: Literal["auto", "mr", "ct"] = "auto") -> V
         raise DatasetError(
             f"the scan is {extent.min():.0f} mm thick, at least {MIN_EXTENT_MM:.0f} mm are needed; export it whole"
         )
-    try:
-        data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-    except Exception as error:  # truncated gzip, short file, broken stream: EOFError, OSError, zlib.error, ValueError
-        raise DatasetError(f"the file is truncated or damaged ({type(error).__name__}); copy it again") from error
-    if not np.isfinite(data).all():
-        raise DatasetError("NaN or infinite values; replace them by the background value")
-    if data.min() == data.max():
-        raise DatasetError("all voxels have one value; export the scan again")
-    if np.ptp(np.percentile(data[::2, ::2, ::2], (0.5, 99.5))) == 0:
-        raise DatasetError("99 % of the voxels have one value: a mask, no scan; leave it out")
-    to_ras = nib.orientations.io_orientation(affine)
-    affine = affine @ nib.orientations.inv_ornt_aff(to_ras, shape)
-    data = np.ascontiguousarray(nib.orientations.apply_orientation(data, to_ras), dtype=np.float32)
-    return Volume(data, affine, modality if modality != "auto" else guess_modality(data), notes)
+    return affine, notes
 
 
 def guess_modality(data: Array) -> Modality:

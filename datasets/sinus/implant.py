@@ -26,11 +26,11 @@ from typing import Any, ClassVar, Literal
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from platformdirs import user_cache_path
 from pydantic import Field
 from scipy import ndimage
 
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
+from voxbench.datasets.machine import cache_folder
 from voxbench.datasets.prepare import store
 from voxbench.datasets.prepare.command import PrepareOptions, prepare
 from voxbench.datasets.prepare.head import VERSION as PREPARE_VERSION
@@ -169,7 +169,7 @@ class SinusImplant(Dataset):
         """The kept crop of each usable sinus of each head; heads in the order of their content."""
         heads, reference = self._files
         name = hashlib.sha256(json.dumps([GENERATOR_VERSION, self._digest]).encode()).hexdigest()[:16]
-        out = user_cache_path("voxbench") / "sinus-implant" / name
+        out = cache_folder()[0] / "sinus-implant" / name
         out.mkdir(parents=True, exist_ok=True)
         table = out / "heads.csv"
         rows = [{"path": str(path.resolve()), "patient_id": f"h{hash_file(path)[:12]}"} for path in heads]
@@ -183,7 +183,7 @@ class SinusImplant(Dataset):
             lambda _phase, done, total: self.progress(done, total) if self.progress is not None else None,
         )  # fmt: skip
         found: dict[str, dict[Side, Path]] = {}
-        with (out / "prepared" / "private" / "sources.csv").open() as stream:
+        with (out / "prepared" / "private" / "sources.csv").open(encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
                 path = out / "prepared" / row["crop"]
                 if row["crop"] and _sinus(path) is not None:

@@ -203,7 +203,7 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
 def _move(x: Tensor, params: Params) -> Tensor:
     # A move along the axes is a product with one small matrix an axis: ten times cheaper than grid_sample.
     for chosen, change in ((params.aligned, _resample_aligned), (params.rotated, _resample_rotated)):
-        part = _axes(params, chosen)
+        part = _axes(params, chosen, x.device)
         x = _rows(x, chosen, lambda rows, change=change, part=part: change(rows, part))  # type: ignore[misc]
     return x
 
@@ -218,20 +218,22 @@ class _Axes:
     angles: Tensor  # [b, 3]
 
 
-def _axes(params: Params, chosen: Tensor) -> _Axes:
+def _axes(params: Params, chosen: Tensor, device: torch.device) -> _Axes:
     sign = torch.where(params.flip[chosen], -1.0, 1.0)
     offset = params.crop_centre[chosen] + 2 * params.shift[chosen]
-    return _Axes(params.crop_size[chosen] * sign, offset, params.scale[chosen], params.angles[chosen])
+    parts = (params.crop_size[chosen] * sign, offset, params.scale[chosen], params.angles[chosen])
+    return _Axes(*(part.to(device) for part in parts))
 
 
 def _resample_aligned(x: Tensor, axes: _Axes) -> Tensor:
     """Crop, scale, shift and flip: linear interpolation, one axis after another."""
     for axis in range(3):
         n = x.shape[2 + axis]
-        place = (2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1  # [n] voxel centres in [-1, 1]
+        place = (2 * torch.arange(n, dtype=torch.float64, device=x.device) + 1) / n - 1  # [n] voxel centres in [-1, 1]
         source = axes.factor[:, axis, None] * place / axes.scale[:, None] + axes.offset[:, axis, None]  # [b, n]
         voxel = (((source + 1) * n - 1) / 2).clamp(0, n - 1)  # the border goes on
-        weights = (1 - (voxel[..., None] - torch.arange(n)).abs()).clamp(min=0)  # [b, n, n] tent function
+        here = torch.arange(n, device=x.device)
+        weights = (1 - (voxel[..., None] - here).abs()).clamp(min=0)  # [b, n, n] tent function
         weights = weights.where((weights - weights.round()).abs() > 1e-6, weights.round())  # a pure flip is exact
         x = _product(x, weights, axis)
     return x
@@ -251,10 +253,11 @@ def _product(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
 def _resample_rotated(x: Tensor, axes: _Axes) -> Tensor:
     """All of the spatial part in one trilinear interpolation."""
     side = torch.tensor(x.shape[2:], dtype=torch.float32)  # a rotation is rigid in voxels
-    matrix = _rotation(axes.angles) * (side[None, None, :] / side[None, :, None])
+    stretch = (side[None, None, :] / side[None, :, None]).to(x.device)
+    matrix = _rotation(axes.angles) * stretch
     matrix = axes.factor[:, :, None] * matrix / axes.scale[:, None, None]  # [b, 3 (read), 3 (written)]
     # grid_sample wants the last axis first
-    matrix, offset = matrix.flip(1).to(x.device), axes.offset.flip(1).to(x.device)
+    matrix, offset = matrix.flip(1), axes.offset.flip(1)
     grid = offset.view(-1, 1, 1, 1, 3)
     for axis in (0, 1, 2):  # sums of broadcast terms: affine_grid would cost as much as the sampling itself
         n = x.shape[2 + axis]
@@ -267,10 +270,11 @@ def _resample_rotated(x: Tensor, axes: _Axes) -> Tensor:
 
 def _rotation(angles: Tensor) -> Tensor:
     """Angles about x, y and z, in radians [b, 3] -> rotation matrices [b, 3, 3]."""
-    out = torch.eye(3).expand(len(angles), 3, 3)
+    identity = torch.eye(3, device=angles.device)
+    out = identity.expand(len(angles), 3, 3)
     for axis in range(3):
         first, second = (axis + 1) % 3, (axis + 2) % 3
-        turn = torch.eye(3).repeat(len(angles), 1, 1)
+        turn = identity.repeat(len(angles), 1, 1)
         cos, sin = angles[:, axis].cos(), angles[:, axis].sin()
         turn[:, first, first], turn[:, second, second] = cos, cos
         turn[:, first, second], turn[:, second, first] = -sin, sin
@@ -300,9 +304,9 @@ def _blur(x: Tensor, params: Params) -> Tensor:
     chosen = params.blur > 0
 
     def blurred(rows: Tensor) -> Tensor:
-        sigma = params.blur[chosen].double() * min(rows.shape[2:])  # [b] voxels
+        sigma = params.blur[chosen].to(rows.device).double() * min(rows.shape[2:])  # [b] voxels
         for axis in range(3):
-            index = torch.arange(rows.shape[2 + axis], dtype=torch.float64)
+            index = torch.arange(rows.shape[2 + axis], dtype=torch.float64, device=rows.device)
             distance = (index[:, None] - index) / sigma[:, None, None]  # [b, n, n]
             kernel = torch.exp(-0.5 * distance**2)
             rows = _product(rows, kernel / kernel.sum(dim=2, keepdim=True), axis)

@@ -36,6 +36,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from voxbench.datasets.base import Dataset, DatasetError, Item
+from voxbench.datasets.files import FULL, cause
+from voxbench.datasets.volumes.resident import Resident
 
 FORMAT = 1  # of the folder; a bank of another format is built anew
 BLOCKS = 12  # block means along each axis
@@ -75,6 +77,7 @@ class VolumeBank:
             storage = np.dtype(meta["storage"])
             self._checksums: dict[str, int] = meta["checksums"]
             self._volumes: Array = np.load(folder / "volumes.npy", mmap_mode="r", allow_pickle=False)
+            self._resident = Resident(self._volumes)
             self._blocks: Array = np.load(folder / "blocks.npy", allow_pickle=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BankDamagedError(f"{folder}: {error}") from error
@@ -99,7 +102,11 @@ class VolumeBank:
     def batch(self, indices: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Tensor:
         """The volumes of these rows, float32 [B, C, D, H, W] in [0, 1] on `device`; a copy."""
         rows = np.asarray(indices, dtype=np.int64)
-        stored = torch.from_numpy(self._volumes[rows]).to(device)  # moved small, made float there
+        whole = self._resident.on(torch.device(device))
+        if whole is None:
+            stored = torch.from_numpy(self._volumes[rows]).to(device)  # moved small, made float there
+        else:
+            stored = whole.index_select(0, torch.from_numpy(rows).to(device))
         volumes = stored.to(torch.float32)
         return volumes.div_(255) if stored.dtype == torch.uint8 else volumes
 
@@ -157,13 +164,15 @@ def open_bank(dataset: Dataset, cache: Path, progress: Progress | None = None) -
         _remove_stale(cache)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))  # rights 0700
     except OSError as error:
-        raise DatasetError(f"cache folder {cache}: {error.strerror}; choose one you can write to") from error
+        raise DatasetError(f"cache folder {cache}: {cause(error)}; choose one you can write to (--cache)") from error
     try:
         _build(dataset, fingerprint, building, progress)
         return _install(building, folder, dataset, fingerprint)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DatasetError(f"cache folder {cache} is full; free some space or choose another") from error
+        if error.errno in FULL:
+            raise DatasetError(
+                f"cache folder {cache} is full; free some space or choose another (--cache) with room"
+            ) from error
         raise
     finally:
         shutil.rmtree(building, ignore_errors=True)  # gone already where all went well
@@ -213,7 +222,7 @@ def _build(dataset: Dataset, fingerprint: str, folder: Path, progress: Progress 
     free = shutil.disk_usage(folder).free
     if need > free:
         raise DatasetError(
-            f"cache folder {folder.parent}: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free; use another"
+            f"cache folder {folder.parent}: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free; use another (--cache)"
         )
     hashes: list[str] = []
     blocks = np.empty((len(items), dataset.shape[0], BLOCKS, BLOCKS, BLOCKS), dtype=np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from monai.networks.nets import resnet as monai_resnet
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from voxbench.methods import base
 from voxbench.methods.parts.sparse import Masks, masked_batch_norm, masks_for
+from voxbench.methods.parts.stem import convolve
 
 # Blocks a layer: He et al. 2016, table 1; ResNet-10 as in MONAI's `resnet10`.
 _LAYERS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -71,7 +74,7 @@ class ResNet(base.Encoder):
         masks = None if visible is None else masks_for(visible, x.shape[2:], self.strides)
         if masks is not None:
             x = x * masks[tuple(x.shape[2:])].to(x.dtype)
-        x = self.net.act(_normed(self.net.conv1, self.net.bn1, x, masks))
+        x = self.net.act(_normed(partial(convolve, self.net.conv1), self.net.bn1, x, masks))
         levels = []
         if self.max_pool:
             levels.append(x)
@@ -84,8 +87,8 @@ class ResNet(base.Encoder):
         return tuple(levels)
 
 
-def _normed(conv: nn.Module, norm: nn.BatchNorm3d, x: Tensor, masks: Masks | None) -> Tensor:
-    out: Tensor = conv(x)
+def _normed(conv: Callable[[Tensor], Tensor], norm: nn.BatchNorm3d, x: Tensor, masks: Masks | None) -> Tensor:
+    out = conv(x)
     if masks is None:
         normed: Tensor = norm(out)
         return normed

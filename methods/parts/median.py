@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+WINDOWS_AT_ONCE = 2**27  # numbers: half a gigabyte of float32 on a GPU
+
 
 def median_filter(x: Tensor, size: int) -> Tensor:
     """x [B, C, D, H, W], each voxel replaced by the median of its size^3 neighbourhood; borders are repeated.
@@ -20,9 +22,15 @@ def median_filter(x: Tensor, size: int) -> Tensor:
     padded = functional.pad(x, [size // 2] * 6, mode="replicate")
     windows = padded.unfold(2, size, 1).unfold(3, size, 1).unfold(4, size, 1)  # a view [B, C, D, H, W, s, s, s]
     result = torch.empty_like(x)
-    for volume, out in zip(windows, result, strict=True):  # a plane at a time: all windows take size^3 the memory
-        for plane in range(x.shape[2]):
-            out[:, plane] = _median(volume[:, plane].flatten(-3))
+    # All windows take size^3 the memory: on a CPU a plane at a time (it stays in the cache), on a GPU as many volumes
+    # and planes as fill it.
+    plane = x[0, :, 0].numel() * size**3
+    planes = 1 if x.device.type == "cpu" else max(1, min(x.shape[2], WINDOWS_AT_ONCE // plane))
+    volumes = 1 if planes < x.shape[2] else max(1, WINDOWS_AT_ONCE // (plane * planes))
+    for b in range(0, len(x), volumes):
+        for d in range(0, x.shape[2], planes):
+            place = slice(b, b + volumes), slice(None), slice(d, d + planes)
+            result[place] = _median(windows[place].flatten(-3))
     return result
 
 

@@ -175,5 +175,5 @@ def _check_patients(first: RunFolder, other: RunFolder) -> None:
     if ours and theirs and not ours & theirs:
         raise ReportError(
             f"{other.path}: codes the patients of {other.dataset_name} with another salt than {first.path}, so they "
-            "cannot be paired; run both with the same VOXBENCH_SALT"
+            "cannot be paired; run both with the same VOXBENCH_SALT (each keeps its own in RUN/private/salt)"
         )

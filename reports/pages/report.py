@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,14 +36,14 @@ class Report:
         return next(path for path in self.files if path.name == "index.html")
 
 
-def write_report(run: Path, *, reference: bool = False) -> Report:
-    """Write RUN/report/ and return what to print.
+def write_report(run: Path, *, reference: bool = False, out: Path | None = None) -> Report:
+    """Write the report into `out`, or RUN/report/, and return what to print.
 
     `reference` adds the seed paper's published numbers, marked as from another cohort. Raises ReportError.
     """
     folder = read_run(run)
     analysis = analyse(build_grid(folder))
-    return write_pages([analysis], [(folder, analysis.grid)], run / "report", reference=reference)
+    return write_pages([analysis], [(folder, analysis.grid)], out or run / "report", reference=reference)
 
 
 def write_pages(
@@ -82,10 +82,21 @@ def write_pages(
     plots |= {} if across is None else {plot.name: plot for plot in across.plots}
     drawn = {f"{name}.svg": plot.svg.encode() for name, plot in plots.items()}
     drawn |= {f"{name}.png": plot.png for name, plot in plots.items()}
-    files = [_write(out / name, text.encode()) for name, text in texts.items()]
-    _forget_plots(out / "plots", drawn.keys())
-    files += [_write(out / "plots" / name, content) for name, content in sorted(drawn.items())]
-    return Report(conclusion=views[0].conclusion, table=views[0].main, files=tuple(files))
+    contents = {out / name: text.encode(errors="backslashreplace") for name, text in texts.items()}
+    contents |= {out / "plots" / name: content for name, content in sorted(drawn.items())}
+    note = out / "plots" / WRITTEN
+    try:
+        gone = _gone(note, drawn.keys())
+        _write_all({**contents, note: "".join(f"{name}\n" for name in sorted(drawn)).encode()})
+        for path in gone:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ReportError(
+            f"{out}: the report cannot be written ({why}), and what was there before is as it was: make room, get the "
+            f"right to write there, or name another folder: {page.made_by} ... --out FOLDER"
+        ) from error
+    return Report(conclusion=views[0].conclusion, table=views[0].main, files=tuple(contents))
 
 
 def _tables(view: View) -> list[Table]:
@@ -98,23 +109,30 @@ def _conclusion(view: View, *, several: bool) -> str:
     return "\n".join([*heading, view.conclusion[0], "", *(f"- {sentence}" for sentence in view.conclusion[1:]), ""])
 
 
-def _forget_plots(folder: Path, drawn: Collection[str]) -> None:
-    """Removes plots of an earlier report whose fraction or method is no more, and notes which are `drawn` now.
+def _gone(note: Path, drawn: Collection[str]) -> list[Path]:
+    """Plots of an earlier report whose fraction or method is no more, that is, which are not `drawn` now.
 
-    Only what the note says a report has written is removed: `folder` may be the user's own, with pictures of theirs.
+    Only what the note says a report has written: the folder may be the user's own, with pictures of theirs.
     """
-    note = folder / WRITTEN
     earlier = note.read_text(encoding="utf-8").splitlines() if note.is_file() else []
-    for name in earlier:
-        if name not in drawn and Path(name).name == name and name.endswith((".svg", ".png")):
-            (folder / name).unlink(missing_ok=True)
-    _write(note, "".join(f"{name}\n" for name in sorted(drawn)).encode())
+    return [
+        note.with_name(name)
+        for name in earlier
+        if name not in drawn and Path(name).name == name and name.endswith((".svg", ".png"))
+    ]
 
 
-def _write(path: Path, content: bytes) -> Path:
-    """Whole or not at all: a page that is being looked at is never half a page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-    return path
+def _write_all(contents: Mapping[Path, bytes]) -> None:
+    """All whole, or none: a page that is being looked at is never half a page, nor one of two reports."""
+    written: dict[Path, Path] = {}
+    try:
+        for number, (path, content) in enumerate(contents.items()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".part-{os.getpid()}-{number}")
+            written[temporary] = path
+            temporary.write_bytes(content)
+        for temporary, path in written.items():
+            temporary.replace(path)
+    finally:
+        for temporary in written:
+            temporary.unlink(missing_ok=True)

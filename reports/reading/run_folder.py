@@ -333,7 +333,11 @@ def _stages(folder: Path, standing: Set[str], remarks: list[str]) -> Iterator[St
     for path in sorted(folder.glob("*/stage.json")):
         if path.parent.name not in standing:
             continue
-        record = _json(path, needed=True)
+        try:
+            record = _json(path, needed=True)
+        except PermissionError:
+            remarks.append(f"stages/{path.parent.name}/stage.json: left out, there is no right to read it")
+            continue
         if error := record.get("showcase_error"):
             remarks.append(f"stage {record.get('stage')} of {record.get('method')} shows no slices: {error}")
         collapse = record.get("collapse")

@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import rich.box
-from rich.table import Table as RichTable
 from rich.text import Text
+
+from voxbench.reports.tables.fitted import Fitted
 
 
 @dataclass(frozen=True)
@@ -99,25 +99,15 @@ class Table:
             for i, column in enumerate(self.columns)
         ]
 
-    def rich(self) -> RichTable:
-        """For the terminal."""
-        table = RichTable(
+    def rich(self) -> Fitted:
+        """For the terminal, as wide as it may be."""
+        return Fitted(
             title=self.title,
-            box=rich.box.SIMPLE_HEAD,
-            title_justify="left",
-            caption_justify="left",
-            padding=(0, 1, 0, 0),
+            columns=self.columns,
+            rows=tuple(tuple(map(_terminal, row)) for row in self.rows),
+            footers=tuple(tuple(map(_terminal, row)) for row in self.footers),
+            notes=self.notes,
         )
-        for index, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
-        for row in self.rows:
-            table.add_row(*map(_terminal, row))
-        if self.rows and self.footers:
-            table.add_section()
-        for row in self.footers:
-            table.add_row(*map(_terminal, row), style="dim")
-        table.caption = "\n".join(self.notes) or None
-        return table
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -131,9 +121,8 @@ def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _terminal(entry: Entry) -> Text:
-    # A narrow terminal breaks at spaces alone: before the deviation, and after a slash.
-    text = re.sub(r"(?<=\d)/(?=\d)", " / ", entry.text.replace(" ± ", " ±"))
-    return Text(text, style="bold" if entry.bold else "dim" if entry.faint else "").append(entry.note)
+    text = entry.text.replace(" ± ", " ±")  # saves a column
+    return Text(text + entry.note, style="bold" if entry.bold else "dim" if entry.faint else "")
 
 
 _TEX = {

@@ -87,7 +87,7 @@ def test_every_bad_file_is_listed_at_once(tmp_path: Path) -> None:
     flat_affine = np.diag([1.0, 0.0, 1.0, 1.0])
     bad: dict[str, tuple[Any, str]] = {
         "missing.nii.gz": (None, "there is no such file; correct the path"),
-        "empty.nii.gz": (b"", "not a readable NIfTI file"),
+        "empty.nii.gz": (b"", "the file is empty (0 bytes); copy or export it again"),
         "text.nii.gz": (b"not an image at all", "not a readable NIfTI file"),
         "cut.nii.gz": (whole[: len(whole) // 2], "cut short or damaged"),
         "cut.nii": (gzip.decompress(whole)[:-100], "cut short or damaged"),

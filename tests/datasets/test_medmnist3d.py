@@ -100,6 +100,25 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Mo
     assert "\n" not in text
 
 
+def test_the_other_size_is_named(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", no_network)
+    with pytest.raises(DatasetError) as raised:
+        adrenal(small, size=64).items()
+    assert "adrenalmnist3d_64.npz is not in" in str(raised.value)
+    assert "but adrenalmnist3d.npz is: pass --set dataset.size=28" in str(raised.value)
+    (small / "adrenalmnist3d.npz").rename(small / "adrenalmnist3d_64.npz")
+    with pytest.raises(DatasetError, match=r"holds volumes of 28\^3; rename it to adrenalmnist3d\.npz, and pass --set"):
+        adrenal(small, size=64).items()
+
+
+def test_the_file_in_place_of_its_folder(small: Path) -> None:
+    with pytest.raises(DatasetError, match=f"a file; name its folder: --data-root {small}"):
+        adrenal(small / "adrenalmnist3d.npz", size=28).items()
+
+
 def test_a_missing_file_is_downloaded_through_the_package(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,7 @@ def pretended(patch: pytest.MonkeyPatch) -> Iterator[None]:
         now.setattr(torch.cuda, "max_memory_allocated", lambda *_: 2**30)
         now.setattr(torch.cuda, "get_device_name", lambda *_: "pretended GPU")
         now.setattr(torch.cuda, "device_count", lambda: 1)
+        now.setattr(torch.cuda, "mem_get_info", lambda *_: (2**34, 2**34))
         now.setattr(torch, "autocast", lambda _, *args, **how: autocast("cpu", *args, **how))
         now.setattr(torch.random, "fork_rng", forked)
         now.setattr(torch, "Generator", AnyGenerator)

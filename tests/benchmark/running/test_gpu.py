@@ -65,7 +65,7 @@ def test_every_stage_learns_as_on_the_cpu(opened: Callable[[torch.device], Conte
     found = [[losses(work) for work in speed.workloads(opened(device), name)] for device in (CPU, GPU)]
     assert len(found[0]) == len(found[1]) > 0
     for here, there in zip(*found, strict=True):
-        compare(here, there, scale=0.1)
+        compare(here, there, scale=1.0 if name == "simsiam" else 0.1)  # a mean of cosines, from -1 to 1
 
 
 def test_fine_tuning_learns_as_on_the_cpu(opened: Callable[[torch.device], Context]) -> None:

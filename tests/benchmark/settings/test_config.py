@@ -112,6 +112,9 @@ def test_merge_changes_neither_side() -> None:
 def test_lists_and_words_may_be_given_as_one_types_them() -> None:
     assert resolved("encoder.widths=8,8,16,16").encoder.options["widths"] == [8, 8, 16, 16]
     assert parse_setting("dataset.classes=[no,yes]") == {"dataset": {"classes": ["no", "yes"]}}
+    for word in ("02", "010", "12:30", "1_000", "0x10", "2026-11-27"):
+        assert parse_setting(f"dataset.positive={word}") == {"dataset": {"positive": word}}
+    assert parse_setting("dataset.classes=[01,2,-3,1.5]") == {"dataset": {"classes": ["01", 2, -3, 1.5]}}
     assert parse_setting("encoder.max_pool=false") == {"encoder": {"max_pool": False}}
 
 

@@ -50,7 +50,7 @@ ROWS = (
 )
 EXPECTED = {
     "empty.nii.gz": "the file is empty",
-    "short.nii.gz": "truncated or damaged",
+    "short.nii.gz": "damaged: copy it again (it ends in the middle of its compressed data)",
     "flat.nii.gz": "2D",
     "series.nii.gz": "4D",
     "holes.nii.gz": "NaN",

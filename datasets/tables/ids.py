@@ -1,0 +1,95 @@
+"""Whether two texts name one thing: what is the same, and what only looks the same and is asked about."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+
+Key = Callable[[str], str]
+
+SEPARATORS = re.compile(r"""[\s_.,:;/|\\'’"=-]+""")  # also what a spreadsheet puts before a number that is a text
+PREFIX = re.compile(r"(?:sub|subj|subject|pat|patient|participant|id)(?:-+|(?=\d))(?=.)")
+WHOLE_NUMBER = re.compile(r"(\d+)[.,]0+")
+
+
+def same(text: str) -> str:
+    """A text as it looks: ä is one sign however it is stored, no sign is invisible, no blank stands twice or outside.
+
+    Two texts that this makes equal are one thing to everybody who reads them. ASCII with single blanks is not changed.
+    """
+    visible = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
+    return unicodedata.normalize("NFC", " ".join(visible.split()))
+
+
+def alike(text: str) -> str:
+    """A key that two spellings of one id share: 7, 007, 7.0 and sub-7; P7, p7, P-7 and P_007. Blind to `same`, too.
+
+    A separator between two digits counts, for 1-11 and 11-1 are two patients.
+    """
+    key = _without_separators(_without_zeros(_without_prefix(_without_fraction(_one_form(text)))))
+    return key or same(text)
+
+
+def first_spellings(texts: Iterable[str]) -> dict[str, str]:
+    """Each text -> the first one that is the `same`; a text that is always written in one way stays as it is."""
+    first: dict[str, str] = {}
+    return {text: first.setdefault(same(text), text) for text in texts}
+
+
+def look_alikes(ids: Iterable[str]) -> list[tuple[str, str]]:
+    """Each pair (the first of its kind, another spelling) of different ids that may well be one, in their order."""
+    first: dict[str, str] = {}
+    pairs = []
+    for one in dict.fromkeys(map(same, ids)):
+        other = first.setdefault(alike(one), one)
+        if other != one:
+            pairs.append((other, one))
+    return pairs
+
+
+def difference(one: str, other: str) -> str:
+    """What two ids that are `alike` differ by: "capitals", "zeros in front", ...; "spelling" where it is more."""
+    steps: tuple[tuple[str, Key], ...] = (
+        ("blanks or Unicode form", same),
+        ("capitals", str.casefold),
+        ("zeros in front", _without_zeros),
+        ("a .0 at the end", _without_fraction),
+        ("a prefix as sub-", lambda text: _without_prefix(text.casefold())),
+        ("signs between", lambda text: _without_separators(_one_dash(text))),
+        ("capitals and zeros", lambda text: _without_zeros(text.casefold())),
+    )
+    return next((name for name, key in steps if key(one) == key(other)), "spelling")
+
+
+def _one_dash(text: str) -> str:
+    """All separators as one dash, those at the ends gone."""
+    dashes = "".join("-" if unicodedata.category(sign) in ("Pd", "Pc") else sign for sign in text)
+    return SEPARATORS.sub("-", dashes).strip("-")
+
+
+def _one_form(text: str) -> str:
+    """Small letters, wide and joined signs as plain ones."""
+    return unicodedata.normalize("NFKC", same(unicodedata.normalize("NFKC", text)).casefold())
+
+
+def _without_fraction(text: str) -> str:
+    """7 for 7.0, as a column of numbers with a gap is written; 7.10 stays."""
+    end = WHOLE_NUMBER.search(text)
+    alone = end is not None and end.end() == len(text) and not re.search(r"\d[.,]?$", text[: end.start()])
+    return text[: end.end(1)] if end is not None and alone else text
+
+
+def _without_prefix(text: str) -> str:
+    """01 for sub-01; a prefix that is the whole id stays."""
+    return PREFIX.sub("", _one_dash(text), count=1) if PREFIX.match(_one_dash(text)) else text
+
+
+def _without_zeros(text: str) -> str:
+    """7 for 007, in every number of the text; 0 stays."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text)
+
+
+def _without_separators(text: str) -> str:
+    """P7 for P-7; a separator between two digits is a dash."""
+    return re.sub(r"(?<!\d)-|-(?!\d)", "", _one_dash(text))

@@ -1,0 +1,49 @@
+"""`bench profile` as typed: what it measures adds up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ...conftest import Typed
+
+SMALL = ("dataset.patients=12", "dataset.pool_patients=4", "dataset.size=24")
+
+
+def settings(*given: str) -> list[str]:
+    return [word for setting in (*SMALL, *given) for word in ("--set", setting)]
+
+
+def test_each_kind_of_step_is_measured_and_drawn(typed: Typed, cache: Path, tmp_path: Path) -> None:
+    said = typed(
+        "profile", "--methods", "residual,simclr", "--device", "cpu", "--steps", 2, "--batch", 4, "--cache", cache,
+        "--out", tmp_path / "p", *settings(),
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "p" / "profile.json").read_text())
+    rows = {(row["method"], row["stage"]): row for row in found["workloads"]}
+    assert list(rows) == [
+        ("residual", "autoencoder"),
+        ("residual", "residual"),
+        ("simclr", "simclr"),
+        ("", "fine-tuning"),
+    ]
+    for row in rows.values():
+        assert row["share_of_limit"] == pytest.approx(row["volumes_per_second"] / row["limit_volumes_per_second"])
+        a_volume = sum(row["seconds"].values()) / (row["batch"] * row["views"])
+        assert 0.2 < a_volume * row["volumes_per_second"] < 5  # parts of a step against whole steps, on a noisy machine
+        assert row["peak_memory_mb"] > 50
+    assert found["matrix_gflop_per_second"]["float32"] > 1
+    # SimCLR's two views pass the same encoder as fine-tuning's one; its projection head is small beside it.
+    ratio = rows["simclr", "simclr"]["gflop_per_step"] / rows["", "fine-tuning"]["gflop_per_step"]
+    assert 1.9 < ratio < 2.2
+    assert (tmp_path / "p" / "profile.svg").read_text().lstrip().startswith("<")
+
+
+def test_an_unknown_method_is_one_line(typed: Typed, cache: Path, tmp_path: Path) -> None:
+    said = typed("profile", "--methods", "simclear", "--cache", cache, "--out", tmp_path / "p")
+    assert said.code == 2
+    assert "simclr" in said.err
+    assert not (tmp_path / "p").exists()
