@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import Shape, blamed, build_method
@@ -128,6 +128,11 @@ def _check_policies(method: str, stages: Sequence[Stage]) -> None:
             )
 
 
+def _check_role(method: str, role: str) -> None:
+    if role not in get_args(Role):
+        raise BenchError(f"method {method}: no role is called {role!r}: {nearest(role, get_args(Role))}")
+
+
 class _Planner:
     def __init__(
         self, config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str, sample: Volumes
@@ -152,6 +157,7 @@ class _Planner:
                 if isinstance(built, Predictor):
                     built.suits(self.sample)
             _check_policies(method, stages)
+            _check_role(method, built.role)
         except MethodError as error:
             self.plan.skipped[method] = f"{error}: left out"
             return

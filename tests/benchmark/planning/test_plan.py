@@ -8,12 +8,13 @@ from pathlib import Path
 from voxbench.benchmark.planning.audit import audit_plan
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.settings.config import AuditConfig
+from voxbench.benchmark.settings.keys import RESULT_VERSION, digest
 
 Planned = Callable[..., Run]
 
 
 def test_methods_share_splits_and_fractions_are_nested(planned: Planned) -> None:
-    run = planned(methods="supervised,simclr", fractions="0.2,1.0")
+    run = planned(("finetune.selection=validation",), methods="supervised,simclr", fractions="0.2,1.0")
     cells = list(run.plan.cells.values())
     for fold in range(3):
         here = [c for c in cells if c.fold == fold]
@@ -27,7 +28,10 @@ def test_methods_share_splits_and_fractions_are_nested(planned: Planned) -> None
 
 def test_strict_spends_only_the_fraction_and_paper_says_what_it_spends(planned: Planned) -> None:
     items = planned().bank.items
-    strict, paper = (planned(methods="residual", fractions="0.2", protocol=name).plan for name in ("strict", "paper"))
+    settings = ("finetune.selection=validation",)
+    strict, paper = (
+        planned(settings, methods="residual", fractions="0.2", protocol=name).plan for name in ("strict", "paper")
+    )
     for cell in strict.cells.values():
         assert set(cell.normals) == {i for i in cell.train if items[i].label == 0}
     for cell in paper.cells.values():
@@ -88,6 +92,24 @@ class OneSide(SinusPhantom):
     def fingerprint(self):
         return "one-side" + super().fingerprint()
 """
+
+
+def test_a_method_without_stages_or_options_has_the_key_that_it_always_had(planned: Planned) -> None:
+    """Results of before methods could set weights, or be fitted, are found again."""
+    run = planned(fractions="0.5")
+    config, protocol = run.config, run.config.protocol
+    for key, cell in run.plan.cells.items():
+        before = {
+            "version": RESULT_VERSION,
+            "data": run.bank.fingerprint,
+            "encoder": config.encoder.identity("encoders"),
+            "finetune": config.finetune.model_dump(mode="json"),
+            "augmentation": config.augmentation.get("finetune", {}),
+            "members": [cell.train, cell.val, cell.test],
+            "cell": ["supervised", protocol.name, 0.5, cell.fold, cell.seed, cell.replicate],
+            "stages": [],
+        }
+        assert key == digest(before)
 
 
 def test_the_other_side_of_a_tested_patient_is_not_pretrained_on(planned: Planned, tmp_path: Path) -> None:

@@ -71,6 +71,34 @@ class Sets(Method):
         return ()
 """
 
+LOSES = """
+import torch
+
+from voxbench.methods.base import Method, Stage
+
+class Loses(Method):
+    name = "loses"
+    about = "weights that are lost when all losses were fine"
+
+    def stages(self):
+        return (Stage(name="only", module=self.encoder, loss=self.loss, finish=self.finish),)
+
+    def loss(self, batch):
+        return self.encoder(batch.views[0]).square().mean()
+
+    def finish(self, batches):
+        next(self.encoder.parameters()).fill_(float("nan"))
+"""
+
+OTHER = """
+class Other(Sets):
+    name = "other"
+
+    def __init__(self, encoder, options, shape):
+        super().__init__(encoder, options, shape)
+        self.encoder = torch.nn.Linear(2, 2)
+"""
+
 FROZEN = """
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -248,6 +276,26 @@ def test_weights_that_are_lost_in_init_are_said(bench: Bench, tmp_path: Path, ch
     error = found["sets"]["error"]
     assert error.startswith("sets: its __init__ left the encoder with weights that are not finite, in ")
     assert error.endswith("mend the method")
+
+
+def test_weights_that_are_lost_after_the_last_loss_are_said(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "loses.py").write_text(LOSES)
+    assert bench(methods=f"{tmp_path / 'loses.py'}:Loses") == 1
+    errors = {row["error"] for row in rows(tmp_path / "run")}
+    assert len(errors) == 1
+    assert errors.pop().startswith("loses: its pretraining left the encoder with weights that are not finite, in 1 of ")
+
+
+def test_another_encoder_in_place_of_the_common_one_is_said(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(SETS_WEIGHTS.format(change="mul_(1)") + OTHER)
+    assert bench(methods=f"{tmp_path / 'other.py'}:Other") == 1
+    assert "the method's encoder does not fit the one to fine-tune" in rows(tmp_path / "run")[0]["error"]
+
+
+def test_a_role_that_there_is_not_is_said(planned: Planned, tmp_path: Path) -> None:
+    (tmp_path / "role.py").write_text(SETS_WEIGHTS.format(change="mul_(1)") + '    role = "yardstik"\n')
+    with pytest.raises(BenchError, match="method sets: no role is called 'yardstik': did you mean yardstick"):
+        planned(methods=f"{tmp_path / 'role.py'}:Sets")
 
 
 def test_fine_tuning_starts_from_the_weights_that_init_set(bench: Bench, planned: Planned, tmp_path: Path) -> None:
