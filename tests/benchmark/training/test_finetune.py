@@ -15,7 +15,7 @@ from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.settings.config import FinetuneRecipe
 from voxbench.benchmark.training.context import Context
-from voxbench.benchmark.training.finetune import class_weights, predict
+from voxbench.benchmark.training.finetune import _scored, class_weights, predict
 from voxbench.benchmark.training.selection import BestOnValidation, LastStep
 from voxbench.benchmark.training.train import Training
 
@@ -130,3 +130,42 @@ def test_steps_do_not_depend_on_the_fraction_unless_epochs_ask_for_more() -> Non
     assert [recipe.steps_for(labels) for labels in (10, 160, 16_000)] == [100, 100, 100]
     longer = recipe.model_copy(update={"epochs": 20})
     assert [longer.steps_for(labels) for labels in (10, 160, 1600)] == [100, 200, 2000]
+
+
+def test_scores_are_the_mean_over_a_volume_and_its_mirror_image(opened: tuple[Context, CellPlan]) -> None:
+    class LeftEdge(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            edge = x[:, 0, :8].mean(dim=(1, 2, 3))
+            return torch.stack([-edge, 4 * edge], dim=1)
+
+    context, plan = opened
+    assert context.config.finetune.mirrored
+    volumes = context.bank.batch(plan.test, torch.device("cpu"))
+    both = [LeftEdge()(x).double().softmax(dim=1)[:, 1] for x in (volumes, volumes.flip(2))]
+    assert not torch.allclose(both[0], both[1], atol=1e-3)  # the volumes are not symmetric
+    seen: set[int] = set()
+    scored = _scored(context, plan.test, LeftEdge(), seen)
+    assert seen == set(plan.test)
+    assert scored.scores[:, 1] == pytest.approx(((both[0] + both[1]) / 2).numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("losses", "falling"),
+    [
+        ([0.7 - 0.03 * i for i in range(20)], True),  # a straight line
+        ([0.1 + 0.6 * 0.75**i for i in range(20)], False),
+        ([0.7 + 0.001 * (i % 2) for i in range(20)], True),  # nothing learnt
+    ],
+)
+def test_a_curve_that_still_falls_is_told(losses: list[float], falling: bool) -> None:
+    selection = LastStep(20, lambda done, total: None)
+    for step, loss in enumerate(losses, start=1):
+        selection(training(step, 20, loss))
+    assert selection.falling is falling
+
+
+def test_fewer_steps_than_points_of_a_curve_are_too_few() -> None:
+    selection = LastStep(4, lambda done, total: None)
+    for step in range(1, 5):
+        selection(training(step, 4, 0.5**step))
+    assert selection.falling

@@ -53,7 +53,7 @@ def test_none_changes_nothing_and_the_others_change_most_volumes() -> None:
     for name, policy in policies().items():
         out, _ = policy.apply(x, policy.sample(40, rng(1)))
         changed = int((out != x).flatten(1).any(dim=1).sum())
-        low, high = {"none": (0, 0), "finetune": (5, 28), "geometric": (28, 40), "contrastive": (38, 40)}[name]
+        low, high = {"none": (0, 0), "finetune": (40, 40), "geometric": (28, 40), "contrastive": (38, 40)}[name]
         assert low <= changed <= high, (name, changed)
 
 
@@ -145,17 +145,33 @@ def test_a_target_is_clamped() -> None:
 
 
 def test_strengths_are_met() -> None:
-    drawn = policies()["finetune"].sample(4000, rng())
+    half = {
+        "probability": 0.5,
+        "affine_probability": 0.4,
+        "intensity_probability": 0,
+        "scale": (0.8, 1.2),
+        "rotation": 10,
+    }
+    drawn = policies({"finetune": half})["finetune"].sample(4000, rng())
     changed = drawn.rotated | drawn.aligned | (drawn.blur > 0) | (drawn.noise > 0)
     # half of the volumes, and of those all but the ones that drew none of the four
     assert abs(float(changed.float().mean()) - 0.5 * (1 - 0.6 * 0.6 * 0.8 * 0.8)) < 0.03
     assert drawn.angles.abs().max() <= math.radians(10)
     assert drawn.scale.min() >= 0.8
     assert drawn.scale.max() <= 1.2
+    assert policies()["finetune"].sample(4000, rng()).rotated.all()  # by default no volume is left as it is
     crops = policies()["contrastive"].sample(4000, rng()).crop_size
     kept = crops.prod(dim=1)
     assert kept.min() > 0.38
     assert 0.6 < kept.mean() < 0.8
+
+
+def test_mirror_images_are_those_that_training_shows() -> None:
+    assert policies()["finetune"].mirrors == ((), (2,))
+    assert policies()["none"].mirrors == ((),)
+    both = policies({"finetune": {"flip_axes": ("x", "z")}})["finetune"]
+    assert both.mirrors == ((), (2,), (4,), (2, 4))
+    assert policies({"finetune": {"flip_probability": 0}})["finetune"].mirrors == ((),)
 
 
 def test_a_crop_stays_inside_the_volume() -> None:
