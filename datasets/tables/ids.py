@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 
 Key = Callable[[str], str]
 
-SEPARATORS = re.compile(r"""[\s_.,:;/|\\'’"=-]+""")  # also what a spreadsheet puts before a number that is a text
+# Also brackets, and what a spreadsheet puts before a number that is a text.
+SEPARATORS = re.compile(r"""[\s_.,:;/|\\'’"“”„=#()\[\]-]+""")
+MINUS = "\u2212"
 PREFIX = re.compile(r"(?:sub|subj|subject|pat|patient|participant|id)(?:-+|(?=\d))(?=.)")
 WHOLE_NUMBER = re.compile(r"(\d+)[.,]0+")
 
@@ -64,7 +66,7 @@ def difference(one: str, other: str) -> str:
 
 def _one_dash(text: str) -> str:
     """All separators as one dash, those at the ends gone."""
-    dashes = "".join("-" if unicodedata.category(sign) in ("Pd", "Pc") else sign for sign in text)
+    dashes = "".join("-" if unicodedata.category(sign) in ("Pd", "Pc") or sign == MINUS else sign for sign in text)
     return SEPARATORS.sub("-", dashes).strip("-")
 
 
@@ -82,7 +84,9 @@ def _without_fraction(text: str) -> str:
 
 def _without_prefix(text: str) -> str:
     """01 for sub-01; a prefix that is the whole id stays."""
-    return PREFIX.sub("", _one_dash(text), count=1) if PREFIX.match(_one_dash(text)) else text
+    while PREFIX.match(_one_dash(text)):  # sub-pat01 is pat01
+        text = PREFIX.sub("", _one_dash(text), count=1)
+    return text
 
 
 def _without_zeros(text: str) -> str:
