@@ -29,8 +29,7 @@ def alike(text: str) -> str:
 
     A separator between two digits counts, for 1-11 and 11-1 are two patients.
     """
-    key = _without_separators(_without_zeros(_without_prefix(_without_fraction(_one_form(text)))))
-    return key or same(text)
+    return _stripped(_without_prefix(_without_fraction(_one_form(text)))) or same(text)
 
 
 def first_spellings(texts: Iterable[str]) -> dict[str, str]:
@@ -44,7 +43,9 @@ def look_alikes(ids: Iterable[str]) -> list[tuple[str, str]]:
     first: dict[str, str] = {}
     pairs = []
     for one in dict.fromkeys(map(same, ids)):
-        other = first.setdefault(alike(one), one)
+        whole = _stripped(_without_fraction(_one_form(one))) or one  # sub-pat1 is pat1, but sub-1 need not be sub-pat1
+        other = first.setdefault(alike(one), first.get(whole, one))
+        first.setdefault(whole, one)
         if other != one:
             pairs.append((other, one))
     return pairs
@@ -59,6 +60,7 @@ def difference(one: str, other: str) -> str:
         ("a .0 at the end", _without_fraction),
         ("a prefix as sub-", lambda text: _without_prefix(text.casefold())),
         ("signs between", lambda text: _without_separators(_one_dash(text))),
+        ("a prefix as sub-", lambda text: text.casefold().removeprefix("sub-")),
         ("capitals and zeros", lambda text: _without_zeros(text.casefold())),
     )
     return next((name for name, key in steps if key(one) == key(other)), "spelling")
@@ -84,14 +86,17 @@ def _without_fraction(text: str) -> str:
 
 def _without_prefix(text: str) -> str:
     """01 for sub-01; a prefix that is the whole id stays."""
-    while PREFIX.match(_one_dash(text)):  # sub-pat01 is pat01
-        text = PREFIX.sub("", _one_dash(text), count=1)
-    return text
+    return PREFIX.sub("", _one_dash(text), count=1) if PREFIX.match(_one_dash(text)) else text
 
 
 def _without_zeros(text: str) -> str:
     """7 for 007, in every number of the text; 0 stays."""
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)
+
+
+def _stripped(text: str) -> str:
+    """P7 for P-007."""
+    return _without_separators(_without_zeros(text))
 
 
 def _without_separators(text: str) -> str:
