@@ -12,6 +12,12 @@ Key = Callable[[str], str]
 SEPARATORS = re.compile(r"""[\s_.,:;/|\\'’"“”„=#()\[\]-]+""")
 MINUS = "\u2212"
 PREFIX = re.compile(r"(?:sub|subj|subject|pat|patient|participant|id)(?:-+|(?=\d))(?=.)")
+# Cyrillic and Greek letters, small or capital, that look like a Latin one: a keyboard was in another mode.
+LATIN = str.maketrans(
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0456\u0458\u0455"
+    "\u03b1\u03b2\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7",
+    "abekmhopctyxijsabezhikmnoptyx",
+)
 WHOLE_NUMBER = re.compile(r"(\d+)[.,]0+")
 
 
@@ -56,6 +62,7 @@ def difference(one: str, other: str) -> str:
     steps: tuple[tuple[str, Key], ...] = (
         ("blanks or Unicode form", same),
         ("capitals", str.casefold),
+        ("letters of another alphabet", lambda text: text.casefold().translate(LATIN)),
         ("zeros in front", _without_zeros),
         ("a .0 at the end", _without_fraction),
         ("a prefix as sub-", lambda text: _without_prefix(text.casefold())),
@@ -73,8 +80,8 @@ def _one_dash(text: str) -> str:
 
 
 def _one_form(text: str) -> str:
-    """Small letters, wide and joined signs as plain ones."""
-    return unicodedata.normalize("NFKC", same(unicodedata.normalize("NFKC", text)).casefold())
+    """Small letters, wide and joined signs as plain ones, Latin for what looks like it."""
+    return unicodedata.normalize("NFKC", same(unicodedata.normalize("NFKC", text)).casefold()).translate(LATIN)
 
 
 def _without_fraction(text: str) -> str:

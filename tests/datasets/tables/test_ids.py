@@ -50,6 +50,8 @@ def test_a_plain_id_stays_as_it_is(text: str) -> None:
         ("'007", "007", "signs between"),
         ("P\u22127", "P-7", "signs between"),
         ("P(7)", "P7", "signs between"),
+        ("\u0420\u0415\u0422-1", "PET-1", "letters of another alphabet"),
+        ("\u03a17", "P7", "letters of another alphabet"),
         ("#7", "7", "signs between"),
         ('="007"', "007", "signs between"),
         ("AnnaMuster", "Anna Muster", "signs between"),
@@ -77,6 +79,7 @@ def test_another_spelling_is_asked_about(one: str, other: str, how: str) -> None
         ["case-1", "control-1", "1"],
         ["2.1.0", "2.1", "21"],
         ["sub-01", "sub-pat01", "sub-con01"],
+        ["Иванов", "Петров", "Ivanov", "Petrov", "Γεωργίου"],
     ],
 )
 def test_different_ids_are_left_alone(ids: list[str]) -> None:
