@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from voxbench.datasets.base import DatasetError
@@ -37,18 +37,18 @@ def read_text(path: Path, *, commas: bool = False) -> Grid:
         return grid
     if grid.lines[0].flaw:
         raise DatasetError(f"{path}: row {grid.lines[0].number}: {grid.lines[0].flaw}")
-    _refuse_longer(path, grid)
-    return grid
+    return Grid(_all_longer(grid.lines))
 
 
-def _refuse_longer(path: Path, grid: Grid) -> None:
-    """Raises DatasetError if all rows (of a few) are longer than the header by as much: then that is wrong."""
-    width, *lengths = (len(line.cells) for line in grid.lines)
-    if len(lengths) >= SOME and len(set(lengths)) == 1 and (cells := lengths[0]) > width > 1:
-        raise DatasetError(
-            f"{path}: every row has {cells} cells where the header has {width}; give each column a heading, also that "
-            "of row names (in R: row.names = FALSE leaves them out), or remove what ends each row"
-        )
+def _all_longer(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """The lines; where all rows are longer than the header by as much, each says that a heading may be missing."""
+    width, *lengths = (len(line.cells) for line in lines)
+    if len(lengths) < SOME or len(set(lengths)) > 1 or not lengths[0] > width > 1:
+        return tuple(lines)
+    hint = (
+        "; every row is so: is a heading missing (in R: write row.names = FALSE), or a sign at each row's end too many?"
+    )
+    return (lines[0], *(replace(line, flaw=f"{line.flaw}{hint}") for line in lines[1:]))
 
 
 def decoded(path: Path, strict: bool) -> str:

@@ -142,6 +142,12 @@ def test_a_text_of_several_lines_with_figures_is_no_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ['"{0}","{0}",left,cyst,x\n', "{0},left,cyst,x,\n"])
-def test_a_header_shorter_than_every_row_is_told_once(row: str, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="every row has 5 cells where the header has 4; give each column a heading"):
-        read(tmp_path, HEADER + "".join(row.format(number) for number in range(9)))
+def test_where_every_row_is_longer_each_is_named_and_the_header_is_suspected(row: str, tmp_path: Path) -> None:
+    problems = read(tmp_path, HEADER + "".join(row.format(number) for number in range(9))).problems
+    assert [problem.split(":")[0] for problem in problems] == [f"s.csv row {number}" for number in range(2, 11)]
+    assert all("5 cells where the header has 4; quote a value" in problem for problem in problems)
+    assert all(
+        "every row is so: is a heading missing (in R: write row.names = FALSE)" in problem for problem in problems
+    )
+    few = read(tmp_path, f"{HEADER}1,left,cyst,x\n" + row.format(2) * 5).problems
+    assert len(few) == 5 and not any("every row" in problem for problem in few)
