@@ -34,7 +34,8 @@ class Fold:
 def official_fold(items: Sequence[Item], classes: Sequence[str] = ()) -> Fold:
     """The split that the items carry; `classes` names them.
 
-    Raises DatasetError where a part has no labelled volume, or none of a class: nothing could be scored or learnt.
+    Raises DatasetError where a part has no labelled volume, or where training or test has none of a class: nothing
+    could be learnt or scored. Validation may lack one: models are then selected without it, which the plan notes.
     """
     parts = {
         part: tuple(i for i, item in enumerate(items) if item.label is not None and item.split == part)
@@ -48,7 +49,7 @@ def official_fold(items: Sequence[Item], classes: Sequence[str] = ()) -> Fold:
     problems = []
     for label in labels:
         lacking = [part for part in parts if not counts[part][label]]
-        if lacking:
+        if lacking and lacking != ["val"]:
             there = ", ".join(f"{counts[part][label]} in {part!r}" for part in parts if part not in lacking)
             where = " or ".join(map(repr, lacking))
             problems.append(
