@@ -67,7 +67,8 @@ def cross_validation(
 
     The validation part, about `val_share` of what is not tested, is drawn from it by patient and stratified too; it
     has every class of which training can spare a patient, for it selects the model.
-    Where a draw leaves a part without a class, others are tried, then a split constructed by patients.
+    Where the first draw leaves a training or test part without a class, others are tried, then a split constructed by
+    patients.
     Raises DatasetError where there are too few patients of a class, which `classes` names.
     """
     labelled = [i for i, item in enumerate(items) if item.label is not None]
@@ -75,12 +76,13 @@ def cross_validation(
     _check_patients(items, labelled, labels, folds, classes)
     best: list[Fold] = []
     gaps: list[_Gap] = []
-    for tests in _drawn_tests(items, labelled, folds, seed):
+    for attempt, tests in enumerate(_drawn_tests(items, labelled, folds, seed)):
         drawn = [_fold(items, labelled, test, val_share, seed + 1 + number) for number, test in enumerate(tests)]
         found = _gaps(items, drawn, labels)
         if not best or _badness(found) < _badness(gaps):
             best, gaps = drawn, found
-        if not gaps:
+        # The first draw is kept where all can be learnt and scored, so that results of before still stand.
+        if not gaps or (attempt == 0 and not any(gap.fatal for gap in gaps)):
             break
     _check_gaps(items, labelled, gaps, folds, classes)
     return best
