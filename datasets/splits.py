@@ -34,7 +34,8 @@ class Fold:
 def official_fold(items: Sequence[Item], classes: Sequence[str] = ()) -> Fold:
     """The split that the items carry; `classes` names them.
 
-    Raises DatasetError where a part has no labelled volume, or none of a class: nothing could be scored or learnt.
+    Raises DatasetError where a part has no labelled volume, or where training or test has none of a class: nothing
+    could be learnt or scored. Validation may lack one: models are then selected without it, which the plan notes.
     """
     parts = {
         part: tuple(i for i, item in enumerate(items) if item.label is not None and item.split == part)
@@ -48,7 +49,7 @@ def official_fold(items: Sequence[Item], classes: Sequence[str] = ()) -> Fold:
     problems = []
     for label in labels:
         lacking = [part for part in parts if not counts[part][label]]
-        if lacking:
+        if lacking and lacking != ["val"]:
             there = ", ".join(f"{counts[part][label]} in {part!r}" for part in parts if part not in lacking)
             where = " or ".join(map(repr, lacking))
             problems.append(
@@ -66,7 +67,8 @@ def cross_validation(
 
     The validation part, about `val_share` of what is not tested, is drawn from it by patient and stratified too; it
     has every class of which training can spare a patient, for it selects the model.
-    Where a draw leaves a part without a class, others are tried, then a split constructed by patients.
+    Where the first draw leaves a training or test part without a class, others are tried, then a split constructed by
+    patients.
     Raises DatasetError where there are too few patients of a class, which `classes` names.
     """
     labelled = [i for i, item in enumerate(items) if item.label is not None]
@@ -74,12 +76,13 @@ def cross_validation(
     _check_patients(items, labelled, labels, folds, classes)
     best: list[Fold] = []
     gaps: list[_Gap] = []
-    for tests in _drawn_tests(items, labelled, folds, seed):
+    for attempt, tests in enumerate(_drawn_tests(items, labelled, folds, seed)):
         drawn = [_fold(items, labelled, test, val_share, seed + 1 + number) for number, test in enumerate(tests)]
         found = _gaps(items, drawn, labels)
         if not best or _badness(found) < _badness(gaps):
             best, gaps = drawn, found
-        if not gaps:
+        # The first draw is kept where all can be learnt and scored, so that results of before still stand.
+        if not gaps or (attempt == 0 and not any(gap.fatal for gap in gaps)):
             break
     _check_gaps(items, labelled, gaps, folds, classes)
     return best

@@ -15,19 +15,22 @@ from voxbench.benchmark.commands.progress import StepProgress
 from voxbench.benchmark.commands.run import Arguments, configuration
 from voxbench.benchmark.records.costs import device_name
 from voxbench.benchmark.records.provenance import provenance
-from voxbench.benchmark.records.store import write_json
+from voxbench.benchmark.records.recognise import PROFILE, check_profile
+from voxbench.benchmark.records.store import write_json, write_text
 from voxbench.benchmark.running.setup import Setup, prepare_bank
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.training import speed
 from voxbench.datasets.files import cause
 from voxbench.reports.tables.fitted import Fitted
 
-RESULT = "profile.json"
-
 
 def execute(given: Arguments, steps: int, batch: int | None, threads: int, console: Console) -> None:
-    """Measures, prints a table, and writes `profile.json` and a plot into `given.out`."""
+    """Measures, prints a table, and writes `profile.json` and a plot into `given.out`.
+
+    Raises BenchError, before anything is measured, where that folder holds other things.
+    """
     config, runtime = configuration(given)
+    check_profile(given.out)
     runtime = runtime.model_copy(update={"threads": threads})
     with StepProgress(console, "reading volumes") as progress:
         bank = prepare_bank(config, runtime, progress)
@@ -99,8 +102,8 @@ def _write(out: Path, record: Mapping[str, Any], console: Console) -> None:
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / RESULT, record)
-        (out / "profile.svg").write_text(parts_of_a_step(record).svg, encoding="utf-8")
+        write_json(out / PROFILE, record)
+        write_text(out / "profile.svg", parts_of_a_step(record).svg)
     except OSError as error:
         raise BenchError(f"--out {out}: cannot be written ({cause(error)}): name another folder") from error
-    console.print(f"{out / RESULT} and profile.svg", soft_wrap=True)
+    console.print(f"{out / PROFILE} and profile.svg", soft_wrap=True)

@@ -7,7 +7,7 @@ are in.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ _JSON = {
     "stages/*/stage.json": {"result_version", "key", "status"},
 }
 _CONFIG = {"dataset", "encoder", "protocol", "finetune", "methods"}
+PROFILE = "profile.json"  # of `bench profile`
+_PROFILE = {"device", "matrix_gflop_per_second", "workloads"}
 MADE_BY = b"Made by <code>bench "  # at the foot of a report's page
 SHOWN = 3  # names in a message
 
@@ -55,11 +57,19 @@ def check_out(out: Path, *, but: Iterable[Path] = ()) -> None:
 
 def check_pages(out: Path) -> None:
     """Raises BenchError where `out` is neither new, empty nor what an earlier report or comparison left."""
+    _check_apart(out, _is_pages, "report")
+
+
+def check_profile(out: Path) -> None:
+    """Raises BenchError where `out` is neither new, empty nor what an earlier `bench profile` left."""
+    _check_apart(out, lambda folder: _has(folder / PROFILE, _PROFILE), "profile")
+
+
+def _check_apart(out: Path, is_ours: Callable[[Path], bool], what: str) -> None:
+    """For what stands in a folder of its own, outside any run's."""
     try:
         run = out if is_run(out) else _run_around(out)
-        page = out / "index.html"
-        ours = (out / "plots" / ".written").is_file() or (page.is_file() and MADE_BY in page.read_bytes())
-        others = [] if run is not None or not out.is_dir() or ours else _others(out, ())
+        others = [] if run is not None or not out.is_dir() or is_ours(out) else _others(out, ())
         is_file = out.exists() and not out.is_dir()
     except OSError as error:
         raise BenchError(f"--out {out}: {cause(error)}: {remedy(error)}") from error
@@ -68,7 +78,12 @@ def check_pages(out: Path) -> None:
     if run is not None:
         raise BenchError(f"--out {out}: belongs to the run folder {run}: name a folder of its own")
     if others:
-        raise BenchError(_refused(out, "a report's", others, "report"))
+        raise BenchError(_refused(out, f"a {what}'s", others, what))
+
+
+def _is_pages(folder: Path) -> bool:
+    page = folder / "index.html"
+    return (folder / "plots" / ".written").is_file() or (page.is_file() and MADE_BY in page.read_bytes())
 
 
 def _refused(out: Path, whose: str, others: list[str], instead: str) -> str:

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from voxbench.datasets.files import write_whole
 
 CLAIM_BEAT_S = 15.0
 CLAIM_STALE_S = 120.0
+_RECORD = frozenset({"result_version", "key", "status"})  # what each cell and stage has
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
@@ -36,8 +37,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`; None where there is no file. Raises BenchError for a damaged one."""
+def read_json(path: Path, keys: Set[str] = frozenset()) -> dict[str, Any] | None:
+    """The object in `path`; None where there is no file. Raises BenchError for a damaged one, or one without `keys`."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -46,6 +47,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise BenchError(f"{path}: not valid JSON ({error}): delete the file, and it is computed again") from error
     if not isinstance(value, dict):
         raise BenchError(f"{path}: not a JSON object: delete the file, and it is computed again")
+    if not keys <= value.keys():
+        raise BenchError(f"{path}: no record of a run: move it elsewhere, and what is missing is made anew")
     return value
 
 
@@ -65,11 +68,11 @@ class Store:
 
     def cell(self, method: str, key: str) -> dict[str, Any] | None:
         """A cell's result, ok or failed."""
-        return read_json(self.cell_path(method, key))
+        return read_json(self.cell_path(method, key), _RECORD)
 
     def stage(self, key: str) -> dict[str, Any] | None:
         """A stage's record, ok or failed."""
-        return read_json(self.stage_folder(key) / "stage.json")
+        return read_json(self.stage_folder(key) / "stage.json", _RECORD)
 
     def has_results(self) -> bool:
         """Whether any stage or cell has a record."""
@@ -77,7 +80,7 @@ class Store:
 
     def cells(self) -> list[dict[str, Any]]:
         """All results in the folder, by path."""
-        found = (read_json(path) for path in sorted((self.root / "cells").glob("*/*.json")))
+        found = (read_json(path, _RECORD) for path in sorted((self.root / "cells").glob("*/*.json")))
         return [cell for cell in found if cell is not None]
 
     def save_weights(self, key: str, name: str, state: Mapping[str, Tensor]) -> None:

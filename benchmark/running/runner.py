@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from pydantic import ValidationError
 
 from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen
 from voxbench.benchmark.planning.plan import Plan, make_plan
@@ -77,7 +76,7 @@ class Run:
         if earlier is not None:
             # With an official split, folds are no more than the usual number of seeds.
             _check_same(earlier, self.config, self.store, {"folds"} if self.dataset.has_official_split else set())
-        known = read_json(self.store.root / "dataset.json")
+        known = read_json(self.store.root / "dataset.json", {"fingerprint"})
         if known is None:
             return earlier
         if known["fingerprint"] != self.bank.fingerprint:
@@ -218,7 +217,7 @@ def _read_config(store: Store) -> dict[str, Any] | None:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         Config.model_validate(data)
-    except (yaml.YAMLError, ValidationError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # also bytes that are no text
         raise BenchError(f"{path}: not a configuration of this version of voxbench: choose another --out") from error
     return dict(data)
 

@@ -24,6 +24,8 @@ def class_order(labels: Sequence[str], options: Any) -> tuple[str, ...]:
         raise ValueError(f"labels {', '.join(labels)} differ in capitals only; write each in one way")
     if len({plain(label) for label in labels}) < len(labels):
         raise ValueError(f"labels {', '.join(labels)} differ in blanks and underscores only; write each in one way")
+    if len({label if _number(label) is None else _number(label) for label in labels}) < len(labels):
+        raise ValueError(f"labels {', '.join(labels)} are partly one number; write each in one way")
     if options.positive is not None:
         positive = as_written(options.positive, labels)
         if positive not in labels or len(labels) != 2:

@@ -125,6 +125,8 @@ def label_of(finding: str, label: str) -> tuple[Label | None, str]:
 def match(labels: Labels, patients: Collection[str], *, pool_unlisted: bool) -> list[str]:
     """Rows without a scan, and scans without a row; one patient whom both write in another way has one line."""
     unseen, unlisted = labels.listed - set(patients), set(patients) - labels.listed
+    told = {alike(patient) for patient in labels.listed & set(patients)}
+    unlisted -= {patient for patient in unlisted if alike(patient) in told}  # `two_spellings` asks about them
     by_key = {alike(patient): patient for patient in sorted(patients, reverse=True)}
     problems = []
     for patient in sorted(unseen):

@@ -70,9 +70,9 @@ def case_folders(files: Sequence[Path], root: Path) -> dict[Path, str] | None:
     places: dict[str, set[Path]] = defaultdict(set)
     named: Counter[Path] = Counter()
     for path in files:
-        places[stem(path)].add(path.parent)
+        places[stem(path).casefold()].add(path.parent)
         named[path.parent] += kind_of(path) != stem(path)
-    common = sum(len(places[stem(path)]) > 1 for path in files)
+    common = sum(len(places[stem(path).casefold()]) > 1 for path in files)
     if 2 * common <= len(files) and max(named.values()) < 2:
         return None
     parts = {path: path.relative_to(root).parts[:-1] for path in files}

@@ -8,8 +8,16 @@ from collections.abc import Callable, Iterable
 
 Key = Callable[[str], str]
 
-SEPARATORS = re.compile(r"""[\s_.,:;/|\\'’"=-]+""")  # also what a spreadsheet puts before a number that is a text
+# Also brackets, and what a spreadsheet puts before a number that is a text.
+SEPARATORS = re.compile(r"""[\s_.,:;/|\\'’"“”„=#()\[\]-]+""")
+MINUS = "\u2212"
 PREFIX = re.compile(r"(?:sub|subj|subject|pat|patient|participant|id)(?:-+|(?=\d))(?=.)")
+# Cyrillic and Greek letters, small or capital, that look like a Latin one: a keyboard was in another mode.
+LATIN = str.maketrans(
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0456\u0458\u0455"
+    "\u03b1\u03b2\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7",
+    "abekmhopctyxijsabezhikmnoptyx",
+)
 WHOLE_NUMBER = re.compile(r"(\d+)[.,]0+")
 
 
@@ -27,8 +35,7 @@ def alike(text: str) -> str:
 
     A separator between two digits counts, for 1-11 and 11-1 are two patients.
     """
-    key = _without_separators(_without_zeros(_without_prefix(_without_fraction(_one_form(text)))))
-    return key or same(text)
+    return _stripped(_without_prefix(_without_fraction(_one_form(text)))) or same(text)
 
 
 def first_spellings(texts: Iterable[str]) -> dict[str, str]:
@@ -42,7 +49,9 @@ def look_alikes(ids: Iterable[str]) -> list[tuple[str, str]]:
     first: dict[str, str] = {}
     pairs = []
     for one in dict.fromkeys(map(same, ids)):
-        other = first.setdefault(alike(one), one)
+        whole = _stripped(_without_fraction(_one_form(one))) or one  # sub-pat1 is pat1, but sub-1 need not be sub-pat1
+        other = first.setdefault(alike(one), first.get(whole, one))
+        first.setdefault(whole, one)
         if other != one:
             pairs.append((other, one))
     return pairs
@@ -53,10 +62,12 @@ def difference(one: str, other: str) -> str:
     steps: tuple[tuple[str, Key], ...] = (
         ("blanks or Unicode form", same),
         ("capitals", str.casefold),
+        ("letters of another alphabet", lambda text: text.casefold().translate(LATIN)),
         ("zeros in front", _without_zeros),
         ("a .0 at the end", _without_fraction),
         ("a prefix as sub-", lambda text: _without_prefix(text.casefold())),
         ("signs between", lambda text: _without_separators(_one_dash(text))),
+        ("a prefix as sub-", lambda text: text.casefold().removeprefix("sub-")),
         ("capitals and zeros", lambda text: _without_zeros(text.casefold())),
     )
     return next((name for name, key in steps if key(one) == key(other)), "spelling")
@@ -64,13 +75,13 @@ def difference(one: str, other: str) -> str:
 
 def _one_dash(text: str) -> str:
     """All separators as one dash, those at the ends gone."""
-    dashes = "".join("-" if unicodedata.category(sign) in ("Pd", "Pc") else sign for sign in text)
+    dashes = "".join("-" if unicodedata.category(sign) in ("Pd", "Pc") or sign == MINUS else sign for sign in text)
     return SEPARATORS.sub("-", dashes).strip("-")
 
 
 def _one_form(text: str) -> str:
-    """Small letters, wide and joined signs as plain ones."""
-    return unicodedata.normalize("NFKC", same(unicodedata.normalize("NFKC", text)).casefold())
+    """Small letters, wide and joined signs as plain ones, Latin for what looks like it."""
+    return unicodedata.normalize("NFKC", same(unicodedata.normalize("NFKC", text)).casefold()).translate(LATIN)
 
 
 def _without_fraction(text: str) -> str:
@@ -88,6 +99,11 @@ def _without_prefix(text: str) -> str:
 def _without_zeros(text: str) -> str:
     """7 for 007, in every number of the text; 0 stays."""
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)
+
+
+def _stripped(text: str) -> str:
+    """P7 for P-007."""
+    return _without_separators(_without_zeros(text))
 
 
 def _without_separators(text: str) -> str:

@@ -59,8 +59,10 @@ def read_table(
 
 def read_grid(path: Path, required: Iterable[Sequence[str]], sheet: str | None) -> Grid:
     """The cells of a file, by what it holds rather than by its name."""
+    if path.is_dir():
+        raise DatasetError(f"{path}: a folder, not a spreadsheet; name the file in it")
     if not path.is_file():
-        raise DatasetError(f"{path}: there is no such spreadsheet")
+        raise DatasetError(f"{path}: there is no such spreadsheet; correct the path")
     if path.suffix.lower() in OTHER:
         raise DatasetError(f"{path}: {path.suffix} files are not read; save the spreadsheet as .xlsx or CSV")
     if path.suffix.lower() in (".xlsx", ".xlsm") or starts_with(path, (ZIP, OLE)):

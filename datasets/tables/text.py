@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from voxbench.datasets.base import DatasetError
@@ -16,6 +17,7 @@ SIGNS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 # Excel's own first line, which it does not count.
 TOLD = re.compile(r'"?sep=([^\w\s"\0]|\t|\\t)"?[,;\t ]*', re.IGNORECASE)
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+SOME = 4  # rows, from which on "every row" means something
 REMEDY = 'save it as "CSV UTF-8"'
 
 
@@ -31,9 +33,22 @@ def read_text(path: Path, *, commas: bool = False) -> Grid:
         raise DatasetError(f"{path}: this is not text, or damaged; {REMEDY}")
     separator = told or ("," if commas else likely_separator(first))
     grid = Grid(tuple(rows(lines, skipped, separator)))
-    if grid.lines and grid.lines[0].flaw:
+    if not grid.lines:
+        return grid
+    if grid.lines[0].flaw:
         raise DatasetError(f"{path}: row {grid.lines[0].number}: {grid.lines[0].flaw}")
-    return grid
+    return Grid(_all_longer(grid.lines))
+
+
+def _all_longer(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """The lines; where all rows are longer than the header by as much, each says that a heading may be missing."""
+    width, *lengths = (len(line.cells) for line in lines)
+    if len(lengths) < SOME or len(set(lengths)) > 1 or not lengths[0] > width > 1:
+        return tuple(lines)
+    hint = (
+        "; every row is so: is a heading missing (in R: write row.names = FALSE), or a sign at each row's end too many?"
+    )
+    return (lines[0], *(replace(line, flaw=f"{line.flaw}{hint}") for line in lines[1:]))
 
 
 def decoded(path: Path, strict: bool) -> str:
@@ -72,7 +87,7 @@ def likely_separator(header: str) -> str:
 
 def rows(lines: Sequence[str], start: int, separator: str) -> Iterator[Line]:
     """The rows that hold anything. One whose quotes do not match is told, and reading goes on in the next line."""
-    number, width, at = 0, 0, start
+    number, at, usual = 0, start, Usual(separator)
     while at < len(lines):
         reader = csv.reader((lines[k] for k in range(at, len(lines))), delimiter=separator, strict=True)
         here = at
@@ -85,17 +100,46 @@ def rows(lines: Sequence[str], start: int, separator: str) -> Iterator[Line]:
             except csv.Error as error:
                 flaw = _quotes(error)
             else:
-                flaw = _swallowed(cells, separator, width)
+                usual.header(cells, lines[here])
+                flaw = _swallowed(cells, lines[here : at + reader.line_num], usual)
             if flaw:
                 place = f" (line {here + 1} of the file)" if here + 1 != number else ""
                 yield Line(number, _as_one_line(lines[here], separator), flaw.format(here=f"here{place}"))
                 at = here + 1
                 break
-            line = Line(number, tuple(cells), _flaw(cells, separator, width))
+            line = Line(number, tuple(cells), _flaw(cells, separator, usual.width))
             if not line.blank:
-                width = width or len(cells)
+                usual.lengths.add(len(cells))
                 yield line
             here = at + reader.line_num
+
+
+@dataclass
+class Usual:
+    """What the rows of a file look like, as far as they have been read."""
+
+    separator: str
+    width: int = 0  # of the header
+    spaced: bool = False  # whether a blank follows a separator
+    lengths: set[int] = field(default_factory=set)  # Excel cuts rows
+
+    def header(self, cells: Sequence[str], line: str) -> None:
+        """Takes the first row that holds anything for the header."""
+        if not self.width and any(cell.strip() for cell in cells):
+            self.width, self.spaced = len(cells), f"{self.separator} " in line
+
+    def is_full(self, line: str) -> bool:
+        """Whether a line looks like a row that is as long as the header."""
+        return line.count(self.separator) == self.width - 1 > 0 and self._is_spaced_so(line)
+
+    def fits(self, line: str) -> bool:
+        """The same, or as long as another row; a comma between two digits is then a decimal one."""
+        cut = line.count(self.separator) > 0 and line.count(self.separator) + 1 in self.lengths
+        return self.is_full(line) or (cut and self._is_spaced_so(line) and not re.search(r"\d,\d", line))
+
+    def _is_spaced_so(self, line: str) -> bool:
+        """A blank after a separator is that of a sentence, but where the header has one, too."""
+        return self.spaced or f"{self.separator} " not in line
 
 
 def _quotes(error: csv.Error) -> str:
@@ -105,12 +149,14 @@ def _quotes(error: csv.Error) -> str:
     return "a quote that opens {here} is never closed; close or remove it, and check the quotes below"
 
 
-def _swallowed(cells: Sequence[str], separator: str, width: int) -> str:
-    """Whether a cell of several lines holds what looks like rows: then its quote is closed by another one's."""
-    for cell in cells if width > 1 else ():
-        for line in cell.splitlines()[1:]:
-            if line.count(separator) == width - 1 and f"{separator} " not in line:
-                return "a quote that opens {here} is closed in a later row only; check the quotes"
+def _swallowed(cells: Sequence[str], lines: Sequence[str], usual: Usual) -> str:
+    """Whether a cell of several lines holds what looks like rows: then its quote is closed by another one's.
+
+    Either rows lie within a cell, or the record's own `lines` in the file are each as long as a row.
+    """
+    rows_within = any(usual.fits(line) for cell in cells for line in cell.splitlines()[1:])
+    if rows_within or (usual.is_full(lines[0]) and any(usual.is_full(line) for line in lines[1:])):
+        return "a quote that opens {here} is closed in a later row only; check the quotes"
     return ""
 
 

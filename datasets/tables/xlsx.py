@@ -32,6 +32,7 @@ DAMAGE = (
 EMPTY_CELL = re.compile(rb'<c r="[A-Z]+[0-9]+"[^<>]*/>')
 EMPTY_ROW = re.compile(rb'<row r="[0-9]+"[^<>]*(?:/>|>\s*</row>)')
 CHUNK = 1 << 20  # bytes
+PEEK = 512  # bytes that tell what a file is
 Element = ElementTree.Element
 
 
@@ -143,8 +144,8 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The parts of a workbook; whatever zip and XML raise for a damaged one becomes one line."""
     try:
         with path.open("rb") as file:
-            content = file.read(len(OLE))
-            content += file.read() if content == OLE else b""
+            content = file.read(PEEK)
+            content += file.read() if content.startswith(OLE) else b""
     except OSError as error:
         raise DatasetError(f"{path}: it cannot be read ({cause(error)}); {remedy(error)}") from error
     if ENCRYPTED in content:
@@ -155,8 +156,18 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as book:
             yield book
     except DAMAGE as error:
+        if _is_table(content):
+            raise DatasetError(
+                f"{path}: this is text, not a workbook; rename it to .csv, or save it as .xlsx"
+            ) from error
         why = "the spreadsheet is not readable: it is no whole .xlsx workbook"
         raise DatasetError(f"{path}: {why}; save it again, or copy it again") from error
+
+
+def _is_table(start: bytes) -> bool:
+    """Whether a file that begins so is a CSV under another name."""
+    text = "".join(start.decode("utf-8-sig", "ignore").split())
+    return text.isprintable() and text != "" and not text.startswith(("PK", "<"))
 
 
 def _elements(part: IO[bytes]) -> Iterator[tuple[Any, ...]]:

@@ -49,6 +49,8 @@ def lookalike(start: bytes, name: str) -> str:
     for endings, what in _BY_ENDING.items():
         if any(name.lower().endswith((ending, f"{ending}.gz")) for ending in endings):
             return what
+    if not start:
+        return "nothing is compressed in it; copy or export it again"
     if not start.strip(b"\0"):
         return "nothing but zeros, as a broken copy leaves; damaged: copy it again"
     if any(int.from_bytes(start[:4], order) in (348, 540) for order in ("little", "big")):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import defaultdict
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -16,7 +18,7 @@ def as_stored(path: Path) -> Path:
         step = found / part
         if not os.path.lexists(step):
             try:
-                alike = [entry.name for entry in found.iterdir() if _form(entry.name) == _form(part)]
+                alike = _names(found, found.stat().st_mtime_ns).get(_form(part), [])
             except OSError:
                 return path
             if len(alike) != 1:
@@ -24,6 +26,15 @@ def as_stored(path: Path) -> Path:
             step = found / alike[0]
         found = step
     return found
+
+
+@lru_cache(maxsize=8)
+def _names(folder: Path, _changed: int) -> dict[str, list[str]]:
+    """The names in a folder by their form, kept until the folder has changed: a table may name many of one folder."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for entry in folder.iterdir():
+        names[_form(entry.name)].append(entry.name)
+    return dict(names)
 
 
 def _form(name: str) -> str:

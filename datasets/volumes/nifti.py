@@ -18,6 +18,7 @@ Float = npt.NDArray[np.float32]
 Fit = Literal["resize", "pad"]
 
 FIELD_MM = (1.0, 10_000.0)  # the longest side of what was scanned; beyond, the header's units are wrong
+SUITS = 4.0  # times as large as the cube, or as small: a wrong unit makes it a thousand
 FEW = 27  # voxels: a block of 3 x 3 x 3, less than which shows nothing
 FLAT = 0.005  # of the range [0, 1]: less from one voxel to another is all but constant
 SPARSE = 0.02  # of the voxels: where more than this differ from the rest, averaging cannot wipe them all out
@@ -187,7 +188,8 @@ def _lost_by_spacing(
     filled = [_inside(n, size, step) for n, step in zip(scan.data.shape, steps, strict=True)]
     seen = [min(n, size * step) for n, step in zip(scan.data.shape, steps, strict=True)]
     where = f"at dataset.spacing={target_spacing:g} and size={size}"
-    if not FIELD_MM[0] <= widest <= FIELD_MM[1]:
+    meant = 1 / SUITS <= widest / (size * target_spacing) <= SUITS  # microscopy is small, and its spacing, too
+    if not meant and not FIELD_MM[0] <= widest <= FIELD_MM[1]:
         why = f"which makes it {widest:.3g} mm wide"
     elif math.prod(int(axis.sum()) for axis in filled) < FEW:
         why = f"and {where} it would fill next to none of the cube"

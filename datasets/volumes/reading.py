@@ -118,6 +118,8 @@ def _refuse_absent(path: Path) -> None:
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        if "\\" in str(path):
+            raise NiftiError("there is no such file; write / for \\ between folders") from error
         raise NiftiError("there is no such file; correct the path (it is relative to the folder of the CSV)") from error
     if path.is_dir():
         raise NiftiError("a folder, not a file; name the file in it")

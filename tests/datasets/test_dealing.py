@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from voxbench.datasets import splits
 from voxbench.datasets.base import DatasetError, Item
@@ -136,6 +137,18 @@ def test_nine_patients_of_uneven_size_are_mended_where_no_draw_has_all(monkeypat
         check(items, cross_validation(items, 3, 0.2, seed))
     monkeypatch.setattr(splits, "DRAWS", 0)  # the constructed split alone
     check(items, cross_validation(items, 3, 0.2, bad[0]))
+
+
+def test_a_first_draw_whose_validation_lacks_a_class_is_kept_as_before() -> None:
+    """Another draw would give validation both classes; results made with this one stand."""
+    items = items_of([[0]] * 5 + [[1, 1]] + [[1]] * 3)
+    found = {seed: cross_validation(items, 2, 0.2, seed) for seed in range(40)}
+    lacking = {seed for seed, folds in found.items() for f in folds if len({items[i].label for i in f.val}) < 2}
+    assert 0 < len(lacking) < len(found)
+    for seed, folds in found.items():
+        splitter = StratifiedGroupKFold(n_splits=2, shuffle=True, random_state=seed)
+        labels, patients = [item.label for item in items], [item.patient for item in items]
+        assert [f.test for f in folds] == [tuple(test) for _, test in splitter.split(labels, labels, patients)]
 
 
 def test_where_it_cannot_be_one_line_says_why() -> None:

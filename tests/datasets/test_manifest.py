@@ -223,6 +223,7 @@ def test_a_missing_table(tmp_path: Path) -> None:
         (["1", "1"], {}, "the only label is 1"),
         (["", ""], {}, "no row has a label"),
         (["cyst", "Cyst"], {}, "differ in capitals only"),
+        (["0", "1", "01"], {}, "labels 0, 01, 1 are partly one number; write each in one way"),
         (["a", "b"], {"positive": "c"}, "dataset.positive=c, but the labels are a, b"),
         (["0", "1"], {"normal": "x"}, "dataset.normal=x is none of the labels 0, 1"),
     ],

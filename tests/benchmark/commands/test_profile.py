@@ -47,3 +47,25 @@ def test_an_unknown_method_is_one_line(typed: Typed, cache: Path, tmp_path: Path
     assert said.code == 2
     assert "simclr" in said.err
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["profile.json", "profile.svg", "notes.txt", "report/index.html"], ids=lambda name: name.replace("/", "-")
+)
+def test_a_users_own_folder_is_refused_before_anything_is_measured(
+    name: str, typed: Typed, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"mine": 1}')
+    said = typed("profile", "--methods", "supervised", "--cache", cache, "--out", tmp_path, *settings())
+    assert said.code == 2 and "things that are not a profile's" in said.err and name.split("/")[0] in said.err
+    assert len(said.err.strip().splitlines()) == 1 and not said.out
+    assert (tmp_path / name).read_text() == '{"mine": 1}' and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_earlier_profile_is_replaced(typed: Typed, cache: Path, tmp_path: Path) -> None:
+    words = ("profile", "--methods", "supervised", "--device", "cpu", "--batch", 4, "--cache", cache, "--out", tmp_path)
+    for steps in (1, 2):
+        said = typed(*words, "--steps", steps, *settings())
+        assert said.code == 0, said.err
+        assert json.loads((tmp_path / "profile.json").read_text())["steps"] == steps

@@ -60,7 +60,6 @@ OFFICIAL = {
         rows(train="aabb", val="ab", test="aa"),
         "no labelled volume of class 'polyp' in 'test' (2 in 'train', 1 in 'val')",
     ),
-    "a validation part without a class": (rows(train="aabb", val="bb", test="ab"), "class 'normal' in 'val'"),
     "a training part without a class": (
         rows(train="aaaa", val="ab", test="ab"),
         "no labelled volume of class 'polyp' in 'train' (1 in 'val', 1 in 'test')",
@@ -87,6 +86,17 @@ def test_an_official_split_without_a_class_is_refused_in_one_line(
     assert message in said and "give no split, and cross-validation draws one" in said
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_an_official_split_may_validate_without_a_class_and_it_is_said(
+    run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """As cross-validation may: the split is the user's, and each class can be learnt and scored."""
+    data = manifest(tmp_path / "data", rows(train="aaabbb", val="bb", test="aabb"))
+    code, said = run(data, "--seeds", "1", settings=(*SMALL, "dataset.classes=normal,polyp"))
+    assert code == 0, said
+    assert "validation has a volume of class normal: models are selected without it" in " ".join(said.split())
+    assert (tmp_path / "run" / "results.csv").read_text().count(",ok,") == 1
 
 
 def test_every_class_that_an_official_split_lacks_is_named(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

@@ -167,3 +167,24 @@ def test_a_report_goes_elsewhere_where_that_is_asked(finished: Path, tmp_path: P
     (tmp_path / "full" / "mine.txt").touch()
     assert typed("report", finished, "--out", tmp_path / "full").code == 2
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("dataset.json", b'{"name": "hearts"}'),
+        ("cells/simclr/foreign.json", b'{"cell": 1}'),
+        ("config.yaml", b"\xff\xfe\x00"),
+        ("config.yaml", b"- a list\n"),
+    ],
+)
+def test_what_is_no_record_of_a_run_is_one_line_and_stays(
+    name: str, damage: bytes, finished: Path, tmp_path: Path, typed: Typed, command: Callable[..., list[str]]
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / name).write_bytes(damage)
+    words = command("--methods", "simclr", "--fractions", "1.0", "--out", str(run), "--workers", "1")
+    said = typed(*words[words.index("run") :])
+    assert said.code == 2 and len(said.err.strip().splitlines()) == 1
+    assert str(run / name) in said.err and said.err.count("move it elsewhere") + said.err.count("choose another") == 1
+    assert (run / name).read_bytes() == damage

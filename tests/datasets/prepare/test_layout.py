@@ -38,6 +38,7 @@ def dicom(path: Path) -> Path:
     [
         ["s0001/ct.nii.gz", "s0002/ct.nii.gz", "s0003/ct.nii.gz"],
         ["s0001/CT.Nii.Gz", "s0002/CT.nii.gz", "s0003/ct.nii"],
+        ["s0001/CT.nii.gz", "s0002/ct.nii.gz", "s0003/Ct.nii"],
         ["s0001/anat/ct.nii.gz", "s0002/anat/ct.nii.gz", "s0003/anat/ct.nii.gz"],
         ["s0001/ct.nii.gz", "s0002/deep/er/ct.nii.gz", "s0003/anat/ct.nii.gz"],
         ["data/raw/s0001/ct.nii.gz", "data/raw/s0002/ct.nii.gz", "data/raw/s0003/ct.nii.gz"],

@@ -9,6 +9,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
+from voxbench.datasets.base import DatasetError
 from voxbench.datasets.prepare.command import gather
 from voxbench.datasets.prepare.labels import Label, Labels, read_labels
 from voxbench.datasets.prepare.store import Store
@@ -170,3 +171,16 @@ def test_the_sheet_of_a_workbook_that_was_taken_is_a_note(tmp_path: Path, save: 
     _, labels, problems, notes = gather(given, Store(given.out))
     assert isinstance(labels, Labels) and problems == []
     assert notes == ["sheet.xlsx: the sheet data was read; the first one, Sheet, has no columns patient_id and side"]
+
+
+def test_a_scan_that_looks_like_a_listed_patient_s_has_one_line(tmp_path: Path, save: Save) -> None:
+    save("P3.nii.gz"), save("p-03.nii.gz")
+    sheet(tmp_path, "patient,side,finding\nP3,left,polyp\n")
+    (problem,) = lines(tmp_path)
+    assert "patient p-03 and P3 of" in problem
+    assert "keep one of the scans, or rename one" in problem
+
+
+def test_a_folder_is_no_sheet(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="a folder, not a spreadsheet; name the file in it"):
+        read_labels(tmp_path)

@@ -48,6 +48,11 @@ def test_a_plain_id_stays_as_it_is(text: str) -> None:
         ("P7", "P 7", "signs between"),
         ("P\u20117", "P-7", "signs between"),
         ("'007", "007", "signs between"),
+        ("P\u22127", "P-7", "signs between"),
+        ("P(7)", "P7", "signs between"),
+        ("\u0420\u0415\u0422-1", "PET-1", "letters of another alphabet"),
+        ("\u03a17", "P7", "letters of another alphabet"),
+        ("#7", "7", "signs between"),
         ('="007"', "007", "signs between"),
         ("AnnaMuster", "Anna Muster", "signs between"),
         ("P001", "p1", "capitals and zeros"),
@@ -73,6 +78,8 @@ def test_another_spelling_is_asked_about(one: str, other: str, how: str) -> None
         ["-", "_", "?"],
         ["case-1", "control-1", "1"],
         ["2.1.0", "2.1", "21"],
+        ["sub-01", "sub-pat01", "sub-con01"],
+        ["Иванов", "Петров", "Ivanov", "Petrov", "Γεωργίου"],
     ],
 )
 def test_different_ids_are_left_alone(ids: list[str]) -> None:
@@ -86,3 +93,9 @@ def test_of_three_spellings_each_is_held_against_the_first() -> None:
 def test_the_first_spelling_stands_for_all_and_a_consistent_one_stays() -> None:
     composed, split = "Müller", unicodedata.normalize("NFD", "Müller")
     assert first_spellings([split, composed, "a  b"]) == {split: split, composed: split, "a  b": "a  b"}
+
+
+@pytest.mark.parametrize("ids", [["sub-pat01", "x", "pat01"], ["pat01", "sub-pat01"]])
+def test_a_prefix_before_an_id_that_has_one_itself(ids: list[str]) -> None:
+    assert look_alikes(ids) == [(ids[0], ids[-1])]
+    assert difference(ids[0], ids[-1]) == "a prefix as sub-"

@@ -28,6 +28,8 @@ def patients(table: Table) -> list[tuple[int, str]]:
         ('1,left,"cyst,\n2,left,cyst,\n3,left,"cyst,\n', [2, 4], "check the quotes", [3]),
         ('1,left,cyst,"2 cm\n2,left,cyst,\n3,left,cyst,2 cm"\n4,left,,\n', [2], "closed in a later row", [3, 4, 5]),
         ('1,left,cyst,"2 cm\n2,left,cyst,3 cm"\n', [2], "closed in a later row", [3]),
+        ('1,"left,cyst,\n2,left",cyst,\n3,left,cyst,\n', [2], "closed in a later row", [3, 4]),
+        ('0,left\n1,left,cyst,"2 cm\n2,left\n3,left,cyst,2 cm"\n', [3], "closed in a later row", [2, 4, 5]),
         ('1,left,cyst,"2" wide\n2,left,cyst,\n', [2], "not closed where its cell ends", [3]),
         ('"1,left,cyst,\n2,left,cyst,\n', [2], "is never closed", [3]),
         ('1,left,cyst,\n2,left,cyst,"\n', [3], "is never closed", [2]),
@@ -118,3 +120,34 @@ def test_what_is_no_table_has_one_line(content: bytes, message: str, tmp_path: P
 def test_headings_with_signs_that_nobody_sees(tmp_path: Path) -> None:
     table = read(tmp_path, "\u200bPatient\u00a0,\ufeffSIDE,finding \n7,left,cyst\n")
     assert patients(table) == [(2, "7")]
+
+
+def test_quotes_are_looked_at_in_a_table_with_a_blank_after_each_comma(tmp_path: Path) -> None:
+    table = read(tmp_path, 'patient, side, finding, comment\n1, left, cyst,"a\n2, left, cyst, b\n3, left, cyst, c"\n')
+    assert [problem.split(":")[0] for problem in table.problems] == ["s.csv row 2"]
+    assert [number for number, _ in table.rows] == [3, 4]
+
+
+def test_a_heading_whose_quote_is_closed_in_a_row_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="row 1: a quote that opens here is closed in a later row only"):
+        read(tmp_path, 'patient,side,finding,"comment\n1,left,cyst,\n2,left,cyst,2 cm"\n3,left,cyst,\n')
+
+
+def test_a_text_of_several_lines_with_figures_is_no_row(tmp_path: Path) -> None:
+    """Decimal commas beside rows that Excel cut to two cells, and a heading of two lines."""
+    rows = '1,left\n2,left,cyst,"large:\n1,5 cm"\n3,"left\n",cyst,x\n"4\n",left,cyst,y\n'
+    table = read(tmp_path, 'patient,side,finding,"size,\nin cm"\n' + rows)
+    assert table.problems == ()
+    assert [row["patient"] for _, row in table.rows] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("row", ['"{0}","{0}",left,cyst,x\n', "{0},left,cyst,x,\n"])
+def test_where_every_row_is_longer_each_is_named_and_the_header_is_suspected(row: str, tmp_path: Path) -> None:
+    problems = read(tmp_path, HEADER + "".join(row.format(number) for number in range(9))).problems
+    assert [problem.split(":")[0] for problem in problems] == [f"s.csv row {number}" for number in range(2, 11)]
+    assert all("5 cells where the header has 4; quote a value" in problem for problem in problems)
+    assert all(
+        "every row is so: is a heading missing (in R: write row.names = FALSE)" in problem for problem in problems
+    )
+    few = read(tmp_path, f"{HEADER}1,left,cyst,x\n" + row.format(2) * 5).problems
+    assert len(few) == 5 and not any("every row" in problem for problem in few)

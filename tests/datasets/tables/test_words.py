@@ -8,8 +8,10 @@ from voxbench.datasets.tables.words import names_nobody, says_unknown, stands_fo
 
 SIGNS = ["NA", "na", "N/A", "n/a", "NaN", "nan", "NULL", "<NA>", "-", "--", "–", "?", ".", ".a", "#N/A", "#VALUE!"]
 
+OTHERS = ["-999.0", "NaT", "N / A", "#N/D", "[null]", "(blank)", "(none)", "NA_character_", "\u2212", "---", "__"]
 
-@pytest.mark.parametrize("word", [*SIGNS, "#DIV/0!", "#REF!", "#NAME?", "n.a.", " NA\u00a0", "\\N", "-999"])
+
+@pytest.mark.parametrize("word", [*SIGNS, "#DIV/0!", "#REF!", "#NAME?", "n.a.", " NA\u00a0", "\\N", "-999", *OTHERS])
 def test_a_sign_stands_for_nothing_everywhere(word: str) -> None:
     assert stands_for_nothing(word) and says_unknown(word) and names_nobody(word)
 
@@ -25,7 +27,30 @@ def test_none_is_a_finding_and_no_name() -> None:
     assert names_nobody("None")
 
 
-@pytest.mark.parametrize("word", ["", "0", "1", "-1", "no", "normal", "Nadia", "N1", "#7", "a.", ".5", "x-", "other"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "",
+        "0",
+        "1",
+        "-1",
+        "no",
+        "normal",
+        "Nadia",
+        "N1",
+        "#7",
+        "a.",
+        ".5",
+        "x-",
+        "other",
+        "+",
+        "+/-",
+        "-/-",
+        "-1.0",
+        "empty",
+        "(a)",
+    ],
+)
 def test_other_words_say_something(word: str) -> None:
     assert not says_unknown(word) and not names_nobody(word)
 

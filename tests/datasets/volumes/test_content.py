@@ -98,6 +98,15 @@ def test_a_voxel_size_that_cannot_be_is_refused_with_its_row(
         assert len(manifest(tmp_path, size=16, fit=fit).items()) == 2
 
 
+def test_a_microscope_s_volumes_are_used_at_a_spacing_that_suits(tmp_path: Path) -> None:
+    """20 voxels of 5 microns are 0.1 mm, which is said where the cube is of another size."""
+    for seed in (0, 1):
+        save(tmp_path / f"{seed}.nii.gz", blob(seed, n=20), mm=0.005)
+    assert len(manifest(tmp_path, size=16, fit="pad", spacing=0.008).items()) == 2
+    lines = problems(manifest(tmp_path, size=16, fit="pad", spacing=0.1))
+    assert all("which makes it 0.1 mm wide" in line and "set dataset.spacing to suit" in line for line in lines)
+
+
 def test_a_window_beside_all_content_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz", blob(0, n=40))
     save(tmp_path / "corner.nii.gz", blob(1, n=40, at=(0.1, 0.1, 0.1), radius=0.15))

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import struct
+import time
 import unicodedata
 import zlib
 from collections.abc import Callable
@@ -136,6 +137,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\nsize 1234\n
 DICOM = bytes(128) + b"DICM" + bytes(2000)
 ANALYZE = struct.pack("<i", 348) + bytes(2000)
 LOOKALIKES: dict[str, tuple[bytes, str]] = {
+    "nothing packed.nii.gz": (gzip.compress(b""), "nothing is compressed in it; copy or export it again"),
     "annexed.nii.gz": (ANNEX, "a pointer that git-annex left in the file's place; fetch it (git annex get"),
     "annexed.nii": (ANNEX, "fetch it (git annex get, or datalad get)"),
     "lfs.nii.gz": (LFS, "a pointer that git-lfs left in the file's place; fetch it (git lfs pull)"),
@@ -178,6 +180,7 @@ def test_links_folders_and_names_that_are_no_files(tmp_path: Path) -> None:
     assert "a link to nothing; fetch it (datalad get)" in refused(tmp_path / "link.nii.gz")
     assert "a folder, not a file; name the file in it" in refused(tmp_path / "folder.nii.gz")
     assert "no such file; correct the path" in refused(tmp_path / "good.nii.gz" / "below.nii.gz")
+    assert "write / for \\ between folders" in refused(tmp_path / r"crops\good.nii.gz")
     assert "the name is too long); use a shorter one" in refused(tmp_path / f"{'a' * 300}.nii.gz")
     assert np.array_equal(nifti.load(tmp_path / "linked.nii.gz").data, data())
 
@@ -257,6 +260,18 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
         raise EOFError
     with pytest.raises(ValueError, match="closed file"):
         np.asarray(image.voxels)
+
+
+def test_many_names_in_another_unicode_form_are_found_fast(tmp_path: Path) -> None:
+    names = [f"Müller{number}.nii.gz" for number in range(3000)]
+    for name in names:
+        (tmp_path / unicodedata.normalize("NFD", name)).touch()
+    start = time.monotonic()
+    assert as_stored(tmp_path / "Möller.nii.gz") == tmp_path / "Möller.nii.gz"
+    (tmp_path / unicodedata.normalize("NFD", "Möller.nii.gz")).touch()
+    assert as_stored(tmp_path / "Möller.nii.gz").is_file(), "a file that came later is seen"
+    assert all(as_stored(tmp_path / unicodedata.normalize("NFC", name)).is_file() for name in names)
+    assert time.monotonic() - start < 5, "one look at the folder a file took far longer"
 
 
 def test_names_in_another_unicode_form(tmp_path: Path) -> None:
