@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from voxbench.datasets.cohort.rows import SPLITS, WORDS, Row
-from voxbench.datasets.tables.ids import difference, look_alikes, same
+from voxbench.datasets.tables.ids import AS_TEXT, difference, look_alikes, rounded, same
 from voxbench.datasets.tables.words import names_nobody, stands_for_nothing
 
 Cell = Callable[[Row], str]
@@ -41,6 +41,8 @@ def _cells(row: Row, classes: Sequence[str], missing: Collection[str]) -> Iterat
         yield row.problem("patient_id is empty; volumes are split between patients, so each needs one")
     elif names_nobody(row.patient_id):
         yield row.problem(f"patient_id {row.patient_id} names nobody; fill it in: volumes are split between patients")
+    elif rounded(row.patient_id):
+        yield row.problem(f"patient_id {row.patient_id} {AS_TEXT}")
     if row.label in missing:
         remedy = "leave the cell empty (unlabelled), or name it in dataset.classes if it is a class"
         yield row.problem(f"label {row.label} stands for a missing value; {remedy}")

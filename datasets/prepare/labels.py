@@ -8,7 +8,7 @@ from pathlib import Path
 
 from voxbench.datasets.prepare.quality import SIDES, Side
 from voxbench.datasets.prepare.scans import PATIENT_COLUMNS, Scan, patient_id
-from voxbench.datasets.tables.ids import alike, difference, look_alikes
+from voxbench.datasets.tables.ids import AS_TEXT, alike, difference, look_alikes, rounded
 from voxbench.datasets.tables.reader import read_table
 from voxbench.datasets.tables.words import names_nobody, plain, says_unknown, stands_for_nothing, whole_number
 
@@ -71,6 +71,9 @@ def read_labels(path: Path, worksheet: str | None = None) -> tuple[Labels, list[
         if not patient or names_nobody(patient):
             told = f" ({row['patient']} names nobody)" if patient else ""
             problems.append(f"{where}: the patient is missing{told}; fill it in")
+            continue
+        if rounded(row["patient"]):
+            problems.append(f"{where}: patient {row['patient']} {AS_TEXT}")
             continue
         listed.add(patient)
         label, problem = label_of(row["finding"], row["label"])

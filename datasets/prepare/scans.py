@@ -11,7 +11,7 @@ from typing import Literal
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.files import cause, remedy
 from voxbench.datasets.prepare.store import Store
-from voxbench.datasets.tables.ids import same
+from voxbench.datasets.tables.ids import AS_TEXT, rounded, same
 from voxbench.datasets.tables.reader import read_table
 from voxbench.datasets.tables.words import names_nobody, stands_for_nothing
 
@@ -159,6 +159,8 @@ def from_table(path: Path, modality: ScanModality) -> Found:
             found.problems.append(f"{where}: path {row['path']} names no file; name it, or remove the row")
         elif names_nobody(patient):
             found.problems.append(f"{where}: patient {row['patient']} names nobody; fill it in, or remove the row")
+        elif rounded(row["patient"]):
+            found.problems.append(f"{where}: patient {row['patient']} {AS_TEXT}")
         elif row["path"].lower().endswith(PAIR):
             found.problems.append(f"{where}: {pair_problem(Path(row['path']))}, and name that")
         else:

@@ -19,6 +19,13 @@ LATIN = str.maketrans(
     "abekmhopctyxijsabezhikmnoptyx",
 )
 WHOLE_NUMBER = re.compile(r"(\d+)[.,]0+")
+POWER_OF_TEN = re.compile(r"\d[.,]\d+[eE]\+\d+")
+AS_TEXT = "is a number that a spreadsheet has rounded; format the column as text, fill it in anew and export it again"
+
+
+def rounded(text: str) -> bool:
+    """Whether a spreadsheet has written a long number in powers of ten, as 1.23E+11: many ids become one."""
+    return POWER_OF_TEN.fullmatch(text.strip()) is not None
 
 
 def same(text: str) -> str:

@@ -299,3 +299,11 @@ def test_all_that_is_wrong_is_said_as_typed(volumes: Path, tmp_path: Path, typed
     assert "row 7: a quote that opens here is never closed" in told.err
     assert told.err.count("\n  - ") == 5
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rounded", ["1.23E+11", "1,23457E+12", "9.9e+5"])
+def test_ids_that_a_spreadsheet_has_rounded_are_many_people_in_one(volumes: Path, rounded: str) -> None:
+    rows = [f'"{rounded}",normal,,', f'"{rounded}",cyst,,', "12E5,cyst,,", "1E+05,normal,,"]
+    why = f"patient_id {rounded} is a number that a spreadsheet has rounded; format the column as text, fill it in anew"
+    found = problems(table(volumes, rows, f"{HEADER},finding,unit"))
+    assert [line.split(": ", 1)[1] for line in found] == [f"{why} and export it again"] * 2

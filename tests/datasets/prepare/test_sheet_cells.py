@@ -184,3 +184,14 @@ def test_a_scan_that_looks_like_a_listed_patient_s_has_one_line(tmp_path: Path, 
 def test_a_folder_is_no_sheet(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="a folder, not a spreadsheet; name the file in it"):
         read_labels(tmp_path)
+
+
+def test_ids_that_a_spreadsheet_has_rounded(tmp_path: Path, save: Save) -> None:
+    told = "patient 1.23E+11 is a number that a spreadsheet has rounded; format the column as text"
+    _, problems = read_labels(sheet(tmp_path, "patient,side,finding\n1.23E+11,left,cyst\n1.23E+11,right,\n7,left,\n"))
+    assert [problem.split(",")[0] for problem in problems] == [f"sheet.csv row {row}: {told}" for row in (2, 3)]
+    save("a.nii.gz")
+    (tmp_path / "scans.csv").write_text("path,patient_id\nscans/a.nii.gz,1.23E+11\n")
+    given = options(tmp_path / "scans.csv", tmp_path / "out")
+    _, _, problems, _ = gather(given, Store(given.out))
+    assert problems[0].startswith(f"scans.csv row 2: {told}")
