@@ -93,7 +93,8 @@ def test_an_official_split_may_validate_without_a_class_and_it_is_said(
 ) -> None:
     """As cross-validation may: the split is the user's, and each class can be learnt and scored."""
     data = manifest(tmp_path / "data", rows(train="aaabbb", val="bb", test="aabb"))
-    code, said = run(data, "--seeds", "1", settings=(*SMALL, "dataset.classes=normal,polyp"))
+    settings = (*SMALL, "dataset.classes=normal,polyp", "finetune.selection=validation")
+    code, said = run(data, "--seeds", "1", settings=settings)
     assert code == 0, said
     assert "validation has a volume of class normal: models are selected without it" in " ".join(said.split())
     assert (tmp_path / "run" / "results.csv").read_text().count(",ok,") == 1
