@@ -64,8 +64,7 @@ def start(module: nn.Module, recipe: Recipe, steps: int) -> Training:
     if recipe.optimizer == "lars":
         optimizer = LARS(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
     else:
-        on_gpu = bool(trained) and trained[0].device.type == "cuda"
-        optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=on_gpu)  # one launch for all weights
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)  # one pass over each weight, or one launch
     return Training(module=module, optimizer=optimizer, steps=steps)
 
 

@@ -49,11 +49,11 @@ def size_for(encoder: ResNet) -> int:
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
 @pytest.mark.parametrize("training", [False, True])
-def test_without_a_mask_it_is_monai_bit_for_bit(
+def test_without_a_mask_it_is_monai(
     encoder: MakeEncoder, volumes: Volumes, options: dict[str, object], training: bool
 ) -> None:
     torch.manual_seed(3)
-    ours = encoder(**options).train(training)
+    ours = encoder(**options).train(training).double()  # channels last adds up in another order
     torch.manual_seed(3)
     depth = int(str(options.get("depth", 10)))
     theirs = monai_resnet.ResNet(
@@ -66,13 +66,15 @@ def test_without_a_mask_it_is_monai_bit_for_bit(
         no_max_pool=not options.get("max_pool", False),
         bias_downsample=False,
         feed_forward=False,
-    ).train(training)
-    x = volumes(2, 1, *[size_for(ours)] * 3)
+    )
+    theirs.train(training).double()
+    x = volumes(2, 1, *[size_for(ours)] * 3).double()
     with torch.no_grad():
         expected = through_monai(theirs, x)
         got = ours.pyramid(x)
         assert len(got) == len(ours.widths) == len(ours.strides)
-        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+        for ours_level, theirs_level in zip(got, expected, strict=True):
+            torch.testing.assert_close(ours_level, theirs_level, rtol=1e-9, atol=1e-9)
         if not training:
             torch.testing.assert_close(ours(x), theirs(x))
 
