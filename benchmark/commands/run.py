@@ -84,6 +84,11 @@ def execute(given: Arguments, console: Console) -> int:
     run.audit_before()
     _tell_warnings(run, console)
     tasks = run.tasks()
+    for name in run.store.set_aside():
+        console.print(
+            f"[yellow]damaged:[/yellow] {escape(name)} is not as it was written: put into damaged/, and computed again",
+            soft_wrap=True,
+        )
     live = command_wandb.start(runtime.out, mode, given.wandb_project, console)
     names = {task.job.key: _title(task.job) for task in tasks}
     if tasks:

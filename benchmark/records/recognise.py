@@ -16,9 +16,9 @@ import yaml
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.datasets.files import SYSTEM_FILES, cause, remedy
 
-FOLDERS = frozenset({"cells", "stages", "claims", "report", "wandb", "private"})
+FOLDERS = frozenset({"cells", "stages", "claims", "report", "wandb", "private", "damaged"})
 FILES = frozenset(
-    {"config.yaml", "dataset.json", "environment.json", "audit.json", "results.csv", "predictions.csv"}
+    {"config.yaml", "dataset.json", "environment.json", "audit.json", "results.csv", "predictions.csv", "tables.json"}
 )  # fmt: skip
 # What each record has, in every version that wrote one.
 _JSON = {

@@ -1,8 +1,13 @@
-"""Results on disk: a JSON file a cell and a folder a stage, complete or absent, and claims on work in progress."""
+"""Results on disk: a JSON file a cell and a folder a stage, whole or absent, and claims on work in progress.
+
+Whole is what its seal says (seal.py). What is not counts as absent; the run that finds it puts it into ``damaged/`` and
+computes it again.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -19,12 +24,14 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from voxbench.benchmark.records.seal import file_seal, is_whole, sealed
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.datasets.files import write_whole
 
 CLAIM_BEAT_S = 15.0
 CLAIM_STALE_S = 120.0
 _RECORD = frozenset({"result_version", "key", "status"})  # what each cell and stage has
+_DIGEST = hashlib.sha256().digest_size  # bytes at the end of a checkpoint
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
@@ -57,6 +64,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.damaged: set[Path] = set()  # that were met since the last `set_aside`
 
     def cell_path(self, method: str, key: str) -> Path:
         """Where a cell's result lies."""
@@ -66,22 +74,49 @@ class Store:
         """Where a stage's files lie."""
         return self.root / "stages" / key
 
+    def write_cell(self, method: str, key: str, record: Mapping[str, Any]) -> None:
+        """Keeps a cell's result, ok or failed."""
+        write_json(self.cell_path(method, key), sealed(record))
+
+    def write_stage(self, key: str, record: Mapping[str, Any]) -> None:
+        """Keeps a stage's record, ok or failed, with the seals of its weights."""
+        folder = self.stage_folder(key)
+        files = {path.name: file_seal(path) for path in sorted(folder.glob("*.safetensors"))}
+        write_json(folder / "stage.json", sealed({**record, "files": files}))
+
     def cell(self, method: str, key: str) -> dict[str, Any] | None:
-        """A cell's result, ok or failed."""
-        return read_json(self.cell_path(method, key), _RECORD)
+        """A cell's result, ok or failed; None where there is no whole one."""
+        return self._record(self.cell_path(method, key), key)
 
     def stage(self, key: str) -> dict[str, Any] | None:
-        """A stage's record, ok or failed."""
-        return read_json(self.stage_folder(key) / "stage.json", _RECORD)
+        """A stage's record, ok or failed; None where there is no whole one."""
+        return self._record(self.stage_folder(key) / "stage.json", key)
 
     def has_results(self) -> bool:
         """Whether any stage or cell has a record."""
         return any(self.root.glob("cells/*/*.json")) or any(self.root.glob("stages/*/stage.json"))
 
     def cells(self) -> list[dict[str, Any]]:
-        """All results in the folder, by path."""
-        found = (read_json(path, _RECORD) for path in sorted((self.root / "cells").glob("*/*.json")))
+        """All whole results in the folder, by path."""
+        paths = sorted((self.root / "cells").glob("*/*.json"))
+        found = (self._record(path, path.stem) for path in paths)
         return [cell for cell in found if cell is not None]
+
+    def has_weights(self, key: str) -> bool:
+        """Whether a finished stage's weights are all there and as they were written."""
+        folder = self.stage_folder(key)
+        seals = (self.stage(key) or {}).get("files", {})
+        lost = [folder / name for name, seal in seals.items() if _seal_of(folder / name) != seal]
+        self.damaged.update([folder / "stage.json", *lost] if lost else [])
+        return not lost
+
+    def set_aside(self) -> list[str]:
+        """Moves the damaged files that were met into ``damaged/``; their names in the run folder."""
+        there = [path for path in sorted(self.damaged) if path.exists()]
+        for path in there:
+            self._move_aside(path)
+        self.damaged.clear()
+        return [path.relative_to(self.root).as_posix() for path in there]
 
     def save_weights(self, key: str, name: str, state: Mapping[str, Tensor]) -> None:
         """State dict to ``stages/<key>/<name>.safetensors``."""
@@ -89,19 +124,34 @@ class Store:
         write_whole(self.stage_folder(key) / f"{name}.safetensors", lambda file: file.write(to_bytes(whole)))
 
     def load_weights(self, key: str, name: str) -> dict[str, Tensor]:
-        """What `save_weights` wrote."""
-        return load_file(self.stage_folder(key) / f"{name}.safetensors")
+        """What `save_weights` wrote. Raises BenchError for a damaged file."""
+        path = self.stage_folder(key) / f"{name}.safetensors"
+        seal = (self.stage(key) or {}).get("files", {}).get(path.name)
+        if seal is not None and _seal_of(path) != seal:
+            raise BenchError(f"{path}: damaged since it was written: run the same command again, which trains it anew")
+        return load_file(path)
 
     def save_checkpoint(self, key: str, state: Mapping[str, Any]) -> None:
         """An unfinished stage, to go on from after a stop."""
         whole = io.BytesIO()  # torch would turn a full disk into an error of its own, without the cause
         torch.save(dict(state), whole)
-        write_whole(self.stage_folder(key) / "checkpoint.pt", lambda file: file.write(whole.getbuffer()))
+        parts = (whole.getbuffer(), hashlib.sha256(whole.getbuffer()).digest())
+        write_whole(self.stage_folder(key) / "checkpoint.pt", lambda file: file.writelines(parts))
 
     def load_checkpoint(self, key: str) -> dict[str, Any] | None:
-        """The last checkpoint of an unfinished stage, on the CPU: a training moves what it keeps on its device."""
+        """The last checkpoint of an unfinished stage, on the CPU: a training moves what it keeps on its device.
+
+        None where there is no whole one: a damaged one is set aside, and the stage begins anew.
+        """
         path = self.stage_folder(key) / "checkpoint.pt"
-        return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+        if not path.exists():
+            return None
+        content = path.read_bytes()
+        if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
+            self._move_aside(path)
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(content[:-_DIGEST]), map_location="cpu", weights_only=True)
+        return state
 
     def drop_checkpoint(self, key: str) -> None:
         """Removes what a finished stage no longer needs: its checkpoint, and its targets, which can be large."""
@@ -117,6 +167,10 @@ class Store:
             writer.writerow({key: "" if value is None else value for key, value in row.items()})
         write_text(self.root / name, buffer.getvalue())
 
+    def seal_tables(self, *names: str) -> None:
+        """Notes the seals of tables, for those who read them."""
+        write_json(self.root / "tables.json", {name: file_seal(self.root / name) for name in names})
+
     def write_yaml(self, name: str, value: Mapping[str, Any]) -> None:
         """A YAML file in the run folder."""
         write_text(self.root / name, yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
@@ -131,6 +185,25 @@ class Store:
     def claim(self, key: str) -> Claim | None:
         """The right to work on `key`; None while another live process has it."""
         return Claim.take(self.root / "claims" / key)
+
+    def _record(self, path: Path, key: str) -> dict[str, Any] | None:
+        """What was written there for `key`; else None, and `damaged` holds a file that is something else."""
+        try:
+            record = read_json(path, _RECORD)
+        except BenchError:  # cut short, or another file in its place
+            record = {}
+        if record is None:
+            return None
+        if record.get("key") != key or not is_whole(record):
+            self.damaged.add(path)
+            return None
+        return record
+
+    def _move_aside(self, path: Path) -> None:
+        place = self.root / "damaged" / path.relative_to(self.root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        number = sum(1 for _ in place.parent.glob(f"{place.name}*"))
+        path.replace(place.with_name(f"{place.name}.{number}"))
 
 
 class Claim:
@@ -194,6 +267,10 @@ class Claim:
         if owner.get("host") == socket.gethostname() and not _alive(int(owner["pid"])):
             return True
         return age > CLAIM_STALE_S
+
+
+def _seal_of(path: Path) -> str | None:
+    return file_seal(path) if path.is_file() else None
 
 
 def _alive(pid: int) -> bool:

@@ -77,6 +77,7 @@ def write_tables(store: Store, cells: Sequence[Mapping[str, Any]]) -> None:
     scores = ["score"] if classes == 2 else [f"score_{k}" for k in range(classes)]
     columns = ["method", "fraction", "fold", "seed", "volume", "patient", "label", *scores, "predicted", "finding"]
     store.write_table("predictions.csv", columns, _prediction_rows(done, scores))
+    store.seal_tables("results.csv", "predictions.csv")
 
 
 def _row(cell: Mapping[str, Any]) -> dict[str, Any]:

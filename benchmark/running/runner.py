@@ -59,6 +59,7 @@ class Run:
         done = self.done()
         cells = [cell for key, cell in self.plan.cells.items() if key not in done]
         needed = {key for cell in cells if cell.hopeless is None for key in cell.stages}
+        done -= {key for key in needed & done if not self.store.has_weights(key)}
         stages = [stage for key, stage in self.plan.stages.items() if key in needed and key not in done]
         return [
             *(Task(job=stage, after=stage.upstream) for stage in stages),

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from voxbench.benchmark.planning.plan import CellPlan, StagePlan
 from voxbench.benchmark.records.privacy import coder_for
-from voxbench.benchmark.records.store import write_json
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.errors import USER_ERRORS, unexpected
 from voxbench.benchmark.settings.keys import RESULT_VERSION, digest
@@ -61,7 +60,7 @@ def recorded(context: Context, job: Job) -> dict[str, Any] | None:
 def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
     """Writes the record of `job`."""
     if isinstance(job, StagePlan):
-        write_json(context.store.stage_folder(job.key) / "stage.json", record)
+        context.store.write_stage(job.key, record)
         if record["status"] == "ok":
             context.store.drop_checkpoint(job.key)
     else:
@@ -69,7 +68,7 @@ def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
         names, labels = cell_names(context, job), label_counts(context, job)
         sources = {"source": source, "encoder_digest": digest(context.config.encoder.identity("encoders"))}
         record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), **sources}
-        write_json(context.store.cell_path(job.method, job.key), record)
+        context.store.write_cell(job.method, job.key, record)
 
 
 def failure(job: Job, error: BaseException) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Nothing of `private/` is read here, and nothing here knows a model or a volume.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -134,6 +135,7 @@ def read_run(path: Path) -> RunFolder:
         raise ReportError(f"{path}: no such folder; give the folder that `bench run --out` wrote")
     dataset = _json(path / "dataset.json", needed=True)
     remarks: list[str] = []
+    _check_seals(path)
     rows = _rows(path / "results.csv", remarks)
     return RunFolder(
         path=path,
@@ -146,6 +148,18 @@ def read_run(path: Path) -> RunFolder:
         stages=tuple(_stages(path / "stages", {key for row in rows for key in row.stages}, remarks)),
         remarks=tuple(remarks),
     )
+
+
+def _check_seals(run: Path) -> None:
+    """Raises ReportError for a table that is not as `bench run` wrote it; folders of before have no seals."""
+    seals = _json(run / "tables.json", needed=False)
+    for name, seal in (seals if isinstance(seals, dict) else {}).items():
+        path = run / name
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != seal:
+            raise ReportError(
+                f"{path}: is not as `bench run` wrote it (tables.json has its checksum); run the same `bench run` "
+                "again to write it anew"
+            )
 
 
 def _json(path: Path, *, needed: bool) -> Any:

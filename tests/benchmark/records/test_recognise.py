@@ -173,7 +173,6 @@ def test_a_report_goes_elsewhere_where_that_is_asked(finished: Path, tmp_path: P
     ("name", "damage"),
     [
         ("dataset.json", b'{"name": "hearts"}'),
-        ("cells/simclr/foreign.json", b'{"cell": 1}'),
         ("config.yaml", b"\xff\xfe\x00"),
         ("config.yaml", b"- a list\n"),
     ],
