@@ -94,7 +94,7 @@ def run(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any setting of the configuration: --set finetune.steps=2000."),
+        typer.Option("--set", help="Any setting of the configuration: --set finetune.lr=0.001."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Run folder; the same command again skips what is done.")] = Path(
         "runs/run"

@@ -70,9 +70,9 @@ class StageRecipe(Recipe):
 
 
 class FinetuneRecipe(Recipe):
-    """Fine-tuning on labels, the same for all methods; by steps: fractions differ in labels, not in length."""
+    """Fine-tuning on labels, the same for all methods; by steps: fractions differ in labels before they do in length."""
 
-    steps: int = Field(ge=1, description="optimiser steps, whatever the fraction")
+    steps: int = Field(ge=1, description="optimiser steps of the fewest labels")
     epochs: int = Field(default=0, ge=0, description="passes over the labels, where those are more steps")
     selection: Literal["none", "validation"] = Field(
         default="none",

@@ -21,6 +21,7 @@ SMALL = (
     "pretrain.batch=8",
     "prior.batch=8",
     "finetune.steps=4",
+    "finetune.epochs=0",
     "protocol.min_val_per_class=2",
 )
 

@@ -17,7 +17,7 @@ from ...conftest import Typed
 
 Planned = Callable[..., Run]
 Row = tuple[str, str, str]  # patient, label, split
-SMALL = ("dataset.size=16", "finetune.steps=2")
+SMALL = ("dataset.size=16", "finetune.steps=2", "finetune.epochs=0")
 
 
 def manifest(folder: Path, rows: Iterable[Row]) -> Path:

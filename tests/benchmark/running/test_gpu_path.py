@@ -25,6 +25,7 @@ FEW = (
     "pretrain.volumes=8",
     "finetune.batch=4",
     "finetune.steps=2",
+    "finetune.epochs=0",
 )
 
 
