@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-RESULT_VERSION = 4
+RESULT_VERSION = 5
 """Raised whenever the same configuration would give other numbers than before: old results are then not reused."""
 
 

@@ -106,6 +106,16 @@ class Grid:
         return tuple(sorted({seed for _, seed in self.replicates}))
 
     @property
+    def seeds_share_splits(self) -> bool:
+        """Whether all seeds of a cross-validation test the same units in a fold, as folders of before version 5 do."""
+        parts: dict[int, dict[int, frozenset[str]]] = {}
+        for cell in self.scored:
+            assert cell.units is not None
+            parts.setdefault(cell.place.fold, {}).setdefault(cell.place.seed, frozenset(cell.units.volumes))
+        several = [list(tested.values()) for tested in parts.values() if len(tested) > 1]
+        return len(self.folds) > 1 and bool(several) and all(len(set(tested)) == 1 for tested in several)
+
+    @property
     def baseline(self) -> str | None:
         """The method without pretraining that the others are measured against. None where it has no score."""
         scored = {cell.place.method for cell in self.scored}
