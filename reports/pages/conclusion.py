@@ -45,8 +45,7 @@ def _alone(analysis: Analysis, fraction: float) -> str:
     method = analysis.grid.methods[0]
     return (
         f"{_with(analysis, fraction)}, {method} has {_auprc(analysis, method, fraction)} on {analysis.grid.name}, "
-        f"where no skill "
-        f"gives {analysis.grid.prevalence:.3f}. It is the only method of this run, so nothing is compared."
+        f"where no skill gives {analysis.grid.no_skill:.3f}. It is the only method of this run, so nothing is compared."
     )
 
 
@@ -62,9 +61,9 @@ def _answer(analysis: Analysis, fraction: float) -> str:
     if len(ranked) == 1:
         what = "scores enough to compare" if analysis.grid.shared(fraction).left_out else "a score"
         return f"{given}, only {name} has {what}, {_auprc(analysis, best, fraction)}: nothing is compared."
-    if all(analysis.estimates[m, fraction].low <= analysis.grid.prevalence for m in ranked):
+    if not any(analysis.beats_chance(m, fraction) for m in analysis.scored(fraction)):
         return (
-            f"{given}, no method is separable from no skill ({analysis.grid.prevalence:.3f}): {lead}, "
+            f"{given}, no method is separable from no skill ({analysis.grid.no_skill:.3f}): {lead}, "
             "and no method's interval lies above what chance would give."
         )
     if not tied:
@@ -119,7 +118,7 @@ def _measured(analysis: Analysis, fraction: float) -> tuple[str, ...]:
     methods = [m for m in grid.methods if m not in grid.yardsticks]
     if not grid.yardsticks or not methods:
         return ()
-    means = {m: analysis.estimates[m, fraction].mean for m in grid.yardsticks if m in analysis.ranks[fraction]}
+    means = {m: analysis.estimates[m, fraction].mean for m in grid.yardsticks if m in analysis.scored(fraction)}
     if not means:
         return (f"At {percent(fraction)} no yardstick has a score that the methods could be measured against.",)
     best = max(means, key=lambda m: means[m])
@@ -184,7 +183,7 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
         )
     low = _no_better_than_chance(analysis)
     if low:
-        limits.append(f"Not separable from no skill ({grid.prevalence:.3f}): {'; '.join(low)}.")
+        limits.append(f"Not separable from no skill ({grid.no_skill:.3f}): {'; '.join(low)}.")
     worse = [
         f"{method} at {percent(fraction)}"
         for (method, fraction), one in analysis.estimates.items()
@@ -206,8 +205,9 @@ def _no_better_than_chance(analysis: Analysis) -> list[str]:
     grid = analysis.grid
     found = []
     for place, fraction in enumerate(f for f in grid.fractions if analysis.ranks[f]):
-        methods = [m for m in grid.methods if analysis.estimates[m, fraction].low <= grid.prevalence]
-        said = place == 0 and len(methods) == len(analysis.ranks[fraction]) > 1  # by the first sentence
+        scored = analysis.scored(fraction)
+        methods = [m for m in scored if not analysis.beats_chance(m, fraction)]
+        said = place == 0 and len(methods) == len(scored) > 1  # by the first sentence
         if methods and not said:
             found.append(f"{listed(methods)} at {percent(fraction)}")
     return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from voxbench.reports.reading.run_folder import Place, Row, RunFolder, Stage, Units
-from voxbench.reports.stats.average_precision import macro_average_precision, no_skill
+from voxbench.reports.reading.run_folder import Ints, Place, Row, RunFolder, Stage, Units
+from voxbench.reports.stats.average_precision import macro_average_precision, no_skill, prevalence
 
 State = Literal["ok", "failed", "missing", "half-done", "undefined"]
 """ok; failed with an error; never run; called ok but without usable scores; or its test part lacks a
@@ -138,14 +138,18 @@ class Grid:
 
     @property
     def prevalence(self) -> float:
-        """The no-skill AUPRC, mean over the replicates that are compared (methods and fractions share their
-        test units)."""
-        shares = {
-            cell.place.replicate: no_skill(cell.units.labels, cell.units.scores.shape[1])
-            for cell in self.compared
-            if cell.units is not None
-        }
-        return float(np.mean(list(shares.values()))) if shares else math.nan
+        """The share of positives, mean over the replicates that are compared; of several classes of their shares."""
+        return self._over_parts(prevalence)
+
+    @property
+    def no_skill(self) -> float:
+        """The AUPRC that a random ranking of the test parts has on average, which is more than the prevalence."""
+        return self._over_parts(no_skill)
+
+    def _over_parts(self, of: Callable[[Ints, int], float]) -> float:
+        # Methods and fractions share their test units.
+        parts = {c.place.replicate: (c.units.labels, c.units.scores.shape[1]) for c in self.compared if c.units}
+        return float(np.mean([of(*part) for part in parts.values()])) if parts else math.nan
 
 
 def _by_place(cell: Cell) -> Place:
