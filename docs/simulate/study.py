@@ -127,7 +127,9 @@ def _cell(place: Place, test: Ints, labels: npt.NDArray[np.bool_], scores: Float
 
 
 def _grid(design: Design, names: Sequence[str], cells: dict[Place, Cell]) -> Grid:
-    roles = {name: "yardstick" if name[0] == "y" else "method" for name in names} | {names[-1 - design.yardsticks]: "baseline"}
+    roles = {name: "yardstick" if name[0] == "y" else "method" for name in names} | {
+        names[-1 - design.yardsticks]: "baseline"
+    }
     sizes: dict[str, Any] = {"official_split_sizes": {"n_train": 4, "n_val": 0, "n_test": 1}} if design.official else {}
     return Grid(
         name="simulated",

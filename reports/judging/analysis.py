@@ -91,7 +91,7 @@ class Analysis:
 
 def analyse(grid: Grid, n_resamples: int = N_RESAMPLES, seed: int = SEED) -> Analysis:
     """All statistics of a grid. The same grid and seed give the same numbers."""
-    patients = tuple(sorted({p for cell in grid.compared if cell.units is not None for p in cell.units.patients}))
+    patients = _patients(grid)
     weights = patient_weights(len(patients), n_resamples, np.random.default_rng(seed))
     draws = _draws(grid, patients, weights)
     estimates = {(m, f): _estimate(grid, m, f, draws) for m in grid.methods for f in grid.fractions}
@@ -112,6 +112,16 @@ def analyse(grid: Grid, n_resamples: int = N_RESAMPLES, seed: int = SEED) -> Ana
         remarks=remarks(grid, list(draws.values())),
     )
     return replace(analysis, tied={f: _tied(analysis, f) for f in grid.fractions})
+
+
+def resampled(grid: Grid, n_resamples: int = N_RESAMPLES, seed: int = SEED) -> dict[Place, Floats]:
+    """AUPRC [n_resamples] of every compared cell, in the same resamples of patients for all."""
+    patients = _patients(grid)
+    return _draws(grid, patients, patient_weights(len(patients), n_resamples, np.random.default_rng(seed)))
+
+
+def _patients(grid: Grid) -> tuple[str, ...]:
+    return tuple(sorted({p for cell in grid.compared if cell.units is not None for p in cell.units.patients}))
 
 
 def _patient_index(cell: Cell, columns: Mapping[str, int]) -> npt.NDArray[np.int64]:

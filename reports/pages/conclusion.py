@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from voxbench.reports.judging.analysis import Analysis, Comparison
 from voxbench.reports.judging.remarks import unevenness
 from voxbench.reports.judging.words import counted, interval, listed, signed
 from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.stats.power import smallest_difference
 from voxbench.reports.tables.comparison_tables import labels_needed
 
 
@@ -21,6 +24,7 @@ def conclude(analysis: Analysis) -> tuple[str, ...]:
         return (_alone(analysis, scored[0]), *_limits(analysis))
     return (
         _answer(analysis, scored[0]),
+        *_power(analysis, scored[0]),
         *_patients_only(analysis, scored[0]),
         *_worth(analysis, scored[0]),
         *(sentence for fraction in scored for sentence in _measured(analysis, fraction)),
@@ -89,6 +93,19 @@ def _patients_only(analysis: Analysis, fraction: float) -> tuple[str, ...]:
         f"{counted(count, 'replicate')} cannot show is that another training would agree. More folds or "
         f"seeds can.",
     )
+
+
+def _power(analysis: Analysis, fraction: float) -> tuple[str, ...]:
+    """Where nothing was separable: how large a difference would have been."""
+    pairs = analysis.comparisons[fraction]
+    count = sum(map(len, analysis.comparisons.values()))
+    seen = [smallest_difference(one.error, one.t_error, one.t_df, count) for one in pairs]
+    known = [difference for difference in seen if not math.isnan(difference)]
+    if not known or any(one.separable for one in pairs):
+        return ()
+    least = float(np.median(known))
+    reach = f"Here a true difference of about {least:.2f} in AUPRC" if least < 1 else "Here no difference in AUPRC"
+    return (f"{reach} would have been separable four times in five (80 % power): of less, nothing is known.",)
 
 
 def _worth(analysis: Analysis, fraction: float) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ State = Literal["ok", "failed", "missing", "half-done", "undefined"]
 """ok; failed with an error; never run; called ok but without usable scores; or its test part lacks a
 class."""
 
+PROBABILITIES_FROM = 5  # the result version that takes class weights out of the scores
 _TOLERANCE = 1e-6  # between results.csv, which may be rounded, and what predictions.csv gives
 
 
@@ -57,6 +58,7 @@ class Grid:
     cells: Mapping[Place, Cell]
     stages: tuple[Stage, ...]
     remarks: tuple[str, ...]
+    scores_weighted: bool = False  # still with the class weights of training, so no probabilities
 
     def at(self, method: str, fraction: float) -> tuple[Cell, ...]:
         """The cells of a method at a fraction, a cell a replicate, in the order of `replicates`."""
@@ -184,6 +186,7 @@ def build_grid(run: RunFolder) -> Grid:
         cells=cells,
         stages=run.stages,
         remarks=tuple(remarks),
+        scores_weighted=int(run.environment.get("result_version") or 0) < PROBABILITIES_FROM,
     )
 
 

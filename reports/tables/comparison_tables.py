@@ -38,8 +38,8 @@ def interval_table(analysis: Analysis) -> Table:
         notes=(
             "Methods that cannot be separated share a rank: it is 1 + the number of methods that are "
             "separably better. "
-            f"Interval: from {len(analysis.weights)} resamples of {len(analysis.patients)} patients; it speaks of other "
-            "patients and test parts of this size, not of another training. No skill: "
+            f"Interval: from {len(analysis.weights)} resamples of {len(analysis.patients)} patients; it speaks of "
+            "other patients and test parts of this size, not of another training. No skill: "
             f"{interval(grid.no_skill, *analysis.chance)}.",
             *(["Of the yardsticks only the best of a fraction is compared, and ranked."] if grid.yardsticks else []),
             *unevenness(grid, grid.fractions),
