@@ -1,8 +1,8 @@
 """python claims.py [REPETITIONS]: false claims where no method is better, by studies in which models are trained.
 
-Printed for each design: how often one pair is rejected at 5 % by the bootstrap (of the models as trained, so more often:
-each training has its luck), by the t-test, and by both; and how often anything in the whole table, all pairs and
-fractions, is called separable (promised: at most 5 %).
+Printed for each design: how often one pair is rejected at 5 % by the bootstrap (of the models as trained, so more
+often: each training has its luck), by the t-test, and by both; and how often anything in the whole table, all pairs
+and fractions, is called separable (promised: at most 5 %).
 """
 
 from __future__ import annotations
