@@ -90,8 +90,8 @@ def _patients_only(analysis: Analysis, fraction: float) -> tuple[str, ...]:
     led = listed([one.second for one in half])
     return (
         f"As trained here, {best} would lead {led} on other patients too (bootstrap); what "
-        f"{counted(count, 'replicate')} cannot show is that another training would agree. More folds or "
-        f"seeds can.",
+        f"{counted(count, 'replicate')} cannot show is that another training would agree. "
+        f"More folds{'' if analysis.grid.seeds_share_splits else ' or seeds'} can.",
     )
 
 
@@ -197,6 +197,11 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
         limits.append(
             "One fold and one seed are compared: how much another training would change is unknown, so nothing can be "
             "separated."
+        )
+    if len(grid.folds) == 1 < len(grid.seeds) and any(len(pairs) for pairs in analysis.comparisons.values()):
+        limits.append(
+            "One split: what is separable here speaks of other test patients and of other seeds and draws of labels from "
+            "this training part, not of other training patients."
         )
     low = _no_better_than_chance(analysis)
     if low:
