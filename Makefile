@@ -4,7 +4,7 @@ VENV   ?= .venv
 RUN    ?= runs/demo
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check lint types clean
+.PHONY: demo test check lint types rates clean
 
 demo: $(VENV)/.installed          ## all methods on the embedded phantom: table and report
 	$(BIN)/bench run --methods all --fractions 0.1,1.0 --folds 2 --out $(RUN)
@@ -26,6 +26,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+rates: $(VENV)/.installed         ## the simulations behind docs/statistics.md, about an hour on one core
+	for script in coverage claims others; do $(BIN)/python docs/simulate/$$script.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs

@@ -87,7 +87,10 @@ def run(
     preset: Annotated[str, typer.Option(help="quick (minutes on two cores), paper, or a YAML file.")] = "quick",
     encoder: Annotated[str | None, typer.Option(help="A name from `bench list encoders`.")] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of the patient-level cross-validation.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="A number of seeds (3 = 0,1,2), or a list such as 7,8.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="A number of seeds (3 = 0,1,2), or a list such as 7,8; each has a split of its own."),
+    ] = None,
     protocol: Annotated[
         ProtocolName | None,
         typer.Option(help="strict: a method spends only its fraction's labels. paper: as Bhattacharya et al. 2024."),

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from voxbench.benchmark.planning.plan import StagePlan
+from voxbench.benchmark.planning.power import foreseen
 from voxbench.benchmark.running.runner import Run, effort
 from voxbench.benchmark.training import speed
 from voxbench.benchmark.training.context import Context
@@ -20,7 +21,7 @@ TIMED_BATCH = 8  # volumes a second hardly depend on the batch, and a plan shoul
 
 
 def show_plan(run: Run, console: Console) -> None:
-    """Prints stages and cells a method, how many are done, and hours measured on a few steps of each."""
+    """Prints stages and cells a method, how many are done, hours measured on a few steps of each, and the power."""
     done = run.done()
     efforts, tasks = effort(run), run.tasks()
     with run.setup().opened() as context:
@@ -53,6 +54,9 @@ def show_plan(run: Run, console: Console) -> None:
             rows=tuple(rows),
         )
     )
+    can_show = foreseen(run.plan, run.bank.items, len(run.dataset.classes))
+    if can_show is not None:
+        console.print(can_show, soft_wrap=True, highlight=False)
     workers = run.runtime.workers
     console.print(f"about {_duration(whole / workers)} with {workers} workers on {run.runtime.device}; nothing was run")
 

@@ -86,20 +86,25 @@ def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerpri
     return planner.plan
 
 
-def folds_of(config: Config, dataset: Dataset, items: Sequence[Item]) -> list[Fold]:
-    """The splits of a run; with an official split there is one, and seeds take the place of folds.
+def folds_of(config: Config, dataset: Dataset, items: Sequence[Item], seed: int) -> list[Fold]:
+    """The splits of one seed of a run; an official split is one, the same for all seeds.
 
-    Splits do not depend on the run's seeds: all replicates of a fold test the same patients. Nor do label fractions,
-    but for an official split.
+    Each seed has a split of its own: folds x seeds is repeated cross-validation (Bouckaert and Frank, PAKDD 2004), and
+    its spread holds the luck of who was tested. Methods and fractions share the splits of a seed.
     """
     if dataset.has_official_split:
         folds = [official_fold(items, dataset.classes)]
     else:
-        protocol, seed = config.protocol, derive_seed("splits") % 2**31
-        folds = cross_validation(items, protocol.folds, protocol.val_share, seed, dataset.classes)
+        protocol, draw = config.protocol, derive_seed("splits", *_but_zero(seed)) % 2**31
+        folds = cross_validation(items, protocol.folds, protocol.val_share, draw, dataset.classes)
     if config.finetune.selection == "none":  # nothing is chosen: validation labels are worth more in training
         folds = [replace(fold, train=tuple(sorted(fold.train + fold.val)), val=()) for fold in folds]
     return folds
+
+
+def _but_zero(seed: int) -> tuple[int, ...]:
+    # Seed 0 has the split and the draws that all seeds once shared, so a run of one seed tests whom it always tested.
+    return (seed,) if seed else ()
 
 
 def _check_units(items: Sequence[Item]) -> None:
@@ -143,7 +148,7 @@ class _Planner:
         self.items = items
         self.shape: Shape = dataset.shape
         self.fingerprint = fingerprint
-        self.folds = folds_of(config, dataset, items)
+        self.folds = {seed: folds_of(config, dataset, items, seed) for seed in config.protocol.seeds}
         # Unlabelled rows of an official validation or test part belong to that part.
         self.pool = tuple(i for i, item in enumerate(items) if item.label is None and item.split in (None, "train"))
         self.plan = Plan()
@@ -167,15 +172,16 @@ class _Planner:
                 "left out"
             )
             return
-        for seed in self.config.protocol.seeds:
-            for number, fold in enumerate(self.folds):
+        for seed, folds in self.folds.items():
+            for number, fold in enumerate(folds):
                 for fraction in self.config.protocol.fractions:
                     self._add_cell(method, built, stages, seed, number, fold, fraction)
 
     def note(self) -> None:
         """Tells what of the plan is not as a user may think."""
         cells = self.plan.cells.values()
-        few = sum(self._pool_is_small(fold) for fold in self.folds)
+        folds = [fold for folds in self.folds.values() for fold in folds]
+        few = sum(self._pool_is_small(fold) for fold in folds)
         if few and any(cell.stages or cell.pool for cell in cells):
             self.plan.notes.append(
                 f"the unlabelled pool ({len(self.pool)} volumes) is smaller than the training part: pretraining also "
@@ -185,7 +191,7 @@ class _Planner:
             outside = sum(item.label is not None and item.split not in PARTS for item in self.items)
             if outside:
                 self.plan.notes.append(f"{outside} labelled volumes are in no part of the official split: not used")
-        chosen_on = [f.val for f in self.folds if f.val]
+        chosen_on = [f.val for f in folds if f.val]
         absent = {name for val in chosen_on for i, name in enumerate(self.dataset.classes) if not self._has(val, i)}
         if absent:
             which = ", ".join(sorted(absent))
@@ -202,8 +208,8 @@ class _Planner:
         self, method: str, built: Method, stages: Sequence[Stage], seed: int, number: int, fold: Fold, share: float
     ) -> None:
         protocol = self.config.protocol
-        # An official split has no folds to vary the draw: seeds do it in their place.
-        drawn_by = (number, seed) if self.dataset.has_official_split else (number,)
+        # An official split has no fold to vary the draw: there seed 0 too stands in the seed of the draw.
+        drawn_by = (number, seed) if self.dataset.has_official_split else (number, *_but_zero(seed))
         draw = derive_seed("fraction", *drawn_by) % 2**31
         train = tuple(fraction_of(self.items, fold.train, share, draw))
         val = fold.val

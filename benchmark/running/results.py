@@ -107,7 +107,7 @@ def _prediction_rows(cells: Iterable[Mapping[str, Any]], columns: Sequence[str])
     for cell in cells:
         method, fraction, fold, seed = slot_of(cell)
         units = sorted(cell["scores"], key=lambda row: str(row["volume"]))
-        predicted = called(np.array([scored["scores"] for scored in units], dtype=np.float64), cell["threshold"])
+        predicted = called(np.array([s["scores"] for s in units], dtype=np.float64), cell["shares"], cell["threshold"])
         for scored, decided in zip(units, predicted.tolist(), strict=True):
             values = scored["scores"][1:] if columns == ["score"] else scored["scores"]
             yield {

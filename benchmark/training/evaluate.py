@@ -53,31 +53,38 @@ def by_unit(items: Sequence[Item], scores: Scores) -> Scored:
     )
 
 
-def choose_threshold(val: Scored) -> float:
+def choose_threshold(val: Scored) -> float | None:
     """The score that divides the classes best on validation: largest sensitivity + specificity (Youden, 1950).
 
-    0.5 where validation has one class only.
+    None where validation has one class only.
     """
     if len(np.unique(val.labels)) < 2:
-        return 0.5
+        return None
     false_positive, true_positive, thresholds = roc_curve(val.labels, val.scores[:, 1])
     best = int(np.argmax(true_positive - false_positive))
     # roc_curve's first threshold is infinite: it calls everything negative.
     return float(min(thresholds[best], 1.0))
 
 
-def called(scores: Scores, threshold: float | None) -> npt.NDArray[np.int64]:
-    """[N] the class that `scores` [N, K] call: of two classes 1 from `threshold` on (None: 0.5), else the likeliest."""
-    two = scores.shape[1] == 2
-    decided = scores[:, 1] >= (0.5 if threshold is None else threshold) if two else scores.argmax(axis=1)
+def called(scores: Scores, shares: Sequence[float], threshold: float | None = None) -> npt.NDArray[np.int64]:
+    """[N] the class that `scores` [N, K] call: of two classes 1 from `threshold` on, if one was chosen.
+
+    Else the class whose probability stands highest above its share of the training labels, `shares` [K]: of two
+    classes 1 from its share on. That is the best call where classes count the same, as in balanced accuracy; at 0.5 a
+    rare class would hardly ever be called.
+    """
+    if threshold is not None and scores.shape[1] == 2:
+        return np.asarray(scores[:, 1] >= threshold, dtype=np.int64)
+    above = scores / np.asarray(shares)  # [N, K]
+    decided = above[:, 1] >= above[:, 0] if scores.shape[1] == 2 else above.argmax(axis=1)
     return np.asarray(decided, dtype=np.int64)
 
 
-def metrics(test: Scored, threshold: float | None) -> dict[str, float]:
+def metrics(test: Scored, shares: Sequence[float], threshold: float | None = None) -> dict[str, float]:
     """AUPRC (average precision), AUROC, balanced accuracy, F1, Brier score and prevalence.
 
-    Two classes: class 1 is positive, and balanced accuracy and F1 are taken at `threshold`. More classes: one-vs-rest,
-    macro means, the most probable class decides, and the Brier score is the sum over classes (Brier, 1950).
+    Two classes: class 1 is positive. More classes: one-vs-rest, macro means, and the Brier score is the sum over
+    classes (Brier, 1950). Balanced accuracy and F1 are of the class that `called` gives with `shares` and `threshold`.
     Raises UndefinedMetricError where a class is missing from the test part.
     """
     classes = test.scores.shape[1]
@@ -90,7 +97,7 @@ def metrics(test: Scored, threshold: float | None) -> dict[str, float]:
     if not np.isfinite(test.scores).all():
         raise UndefinedMetricError("scores are not finite: the model diverged in fine-tuning; lower finetune.lr")
     onehot = np.eye(classes)[test.labels]  # [N, K]
-    decided = called(test.scores, threshold)
+    decided = called(test.scores, shares, threshold)
     if classes == 2:
         positive = test.scores[:, 1]
         auprc = average_precision_score(test.labels, positive)

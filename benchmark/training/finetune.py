@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from voxbench.benchmark.training.selection import selection_for
 from voxbench.benchmark.training.train import optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
 from voxbench.methods.base import Encoder, MethodError
+from voxbench.methods.parts.prior import at_own_shares
 
 PREDICT_BATCH = 64
 
@@ -50,7 +52,8 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
     if plan.hopeless is not None:
         raise BenchError(plan.hopeless)
     recipe = context.config.finetune
-    weight = class_weights(context, plan)
+    counts = class_counts(context, plan)
+    weight = class_weights(counts).to(context.device)
     with Meter(context.device) as meter:
         model = _model(context, plan)
         loader = Loader(
@@ -75,16 +78,18 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
 
         optimise(training, loss, loader, recipe, on_step=selection)
         selection.take(model)
-        threshold = _threshold(context, plan, model, selection.seen)
+        threshold = _threshold(context, plan, model, counts, selection.seen)
         tested: set[int] = set()
-        test = _scored(context, plan.test, model, tested)
-        values = metrics(test, threshold)
+        test = _scored(context, plan.test, model, counts, tested)
+        shares = [float(share) for share in counts / counts.sum()]
+        values = metrics(test, shares, threshold)
     return {
         "result_version": RESULT_VERSION,
         "key": plan.key,
         "status": "ok",
         "metrics": values,
         "threshold": threshold,
+        "shares": shares,
         "test": test,
         "curve": selection.curve,
         "best_step": selection.best_step,
@@ -101,20 +106,24 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
     }
 
 
-def _threshold(context: Context, plan: CellPlan, model: nn.Module, seen: set[int]) -> float | None:
-    """Chosen on validation where there is one; else none (0.5), for which the loss's class weights stand."""
+def _threshold(
+    context: Context, plan: CellPlan, model: nn.Module, counts: npt.NDArray[np.int64], seen: set[int]
+) -> float | None:
+    """Chosen on validation where there is one; else none, and the classes' shares decide."""
     if not plan.val or len(context.dataset.classes) != 2:
         return None
-    return choose_threshold(_scored(context, plan.val, model, seen))
+    return choose_threshold(_scored(context, plan.val, model, counts, seen))
 
 
-def class_weights(context: Context, plan: CellPlan) -> Tensor:
-    """N / (K N_c) on the training part, [K] (Bhattacharya et al. 2024)."""
-    classes = context.dataset.classes
-    counts = torch.zeros(len(classes))
-    for i in plan.train:
-        counts[int(context.bank.items[i].label or 0)] += 1
-    return (counts.sum() / (len(classes) * counts)).to(context.device)
+def class_counts(context: Context, plan: CellPlan) -> npt.NDArray[np.int64]:
+    """Labels of each class in the training part, [K]."""
+    labels = [int(context.bank.items[i].label or 0) for i in plan.train]
+    return np.bincount(labels, minlength=len(context.dataset.classes))
+
+
+def class_weights(counts: npt.NDArray[np.int64]) -> Tensor:
+    """N / (K N_c), [K] (Bhattacharya et al. 2024)."""
+    return torch.from_numpy(counts.sum() / (len(counts) * counts)).float()
 
 
 def predict(
@@ -164,8 +173,15 @@ def _handed_over(context: Context, plan: CellPlan) -> Mapping[str, Tensor]:
     return state
 
 
-def _scored(context: Context, members: Sequence[int], model: nn.Module, seen: set[int]) -> Scored:
+def _scored(
+    context: Context, members: Sequence[int], model: nn.Module, counts: npt.NDArray[np.int64], seen: set[int]
+) -> Scored:
+    """Of each unit the mean over its volumes and their mirror images, without the class weights of the loss.
+
+    They are taken out last, so that of two classes no rank depends on it.
+    """
     mirrors = context.policies["finetune"].mirrors if context.config.finetune.mirrored else ((),)
     logits = [torch.from_numpy(predict(context, members, model, seen, axes)) for axes in mirrors]
     scores = torch.stack(logits).softmax(dim=2).mean(dim=0)  # [mirrors, M, K] -> [M, K]
-    return by_unit([context.bank.items[i] for i in members], scores.numpy())
+    scored = by_unit([context.bank.items[i] for i in members], scores.numpy())
+    return replace(scored, scores=at_own_shares(scored.scores, counts))

@@ -36,10 +36,13 @@ def run_predictor(context: Context, plan: CellPlan, progress: Progress) -> dict[
             BankVolumes(context.bank, part, context.device) for part in (plan.train + plan.val, plan.pool, plan.test)
         )
         progress(0, 2)
-        method.fit(_labelled(context, plan, spent, pool))
+        labelled = _labelled(context, plan, spent, pool)
+        method.fit(labelled)
         progress(1, 2)
         test = _scored(context, plan, method, tested)
-        values = metrics(test, None)
+        counts = np.bincount(labelled.labels, minlength=labelled.classes)
+        shares = [float(share) for share in counts / counts.sum()]
+        values = metrics(test, shares)
         progress(2, 2)
     seen = spent.seen | tested.seen | pool.seen
     return {
@@ -48,6 +51,7 @@ def run_predictor(context: Context, plan: CellPlan, progress: Progress) -> dict[
         "status": "ok",
         "metrics": values,
         "threshold": None,
+        "shares": shares,
         "test": test,
         "curve": [],
         "best_step": None,

@@ -147,6 +147,7 @@ class BestOnValidation:
     def _auprc(self, logits: Tensor) -> float | None:
         """Of validation, for the curve alone: the loss selects. None where a class is missing from it."""
         try:
-            return metrics(by_unit(self.items, logits.softmax(dim=1).numpy()), None)["auprc"]
+            equal = [1 / logits.shape[1]] * logits.shape[1]  # the loss's weights are still in: classes count the same
+            return metrics(by_unit(self.items, logits.softmax(dim=1).numpy()), equal)["auprc"]
         except UndefinedMetricError:
             return None

@@ -22,7 +22,7 @@ class Histogram(Predictor):
 
     def fit(self, data: Labelled) -> None:
         """All randomness comes from `data.seed`."""
-        self.forest = RandomForestClassifier(200, class_weight="balanced", random_state=data.seed)
+        self.forest = RandomForestClassifier(200, random_state=data.seed)
         self.forest.fit(data.volumes.features(histograms), data.labels)
 
     def scores(self, volumes: Volumes) -> npt.NDArray[np.float64]:

@@ -1,35 +1,46 @@
-"""python differences.py RUN: all pairs of methods, both tests, Holm's correction, and who is separable from whom."""
+"""python differences.py RUN: the pairs that are concluded from, both tests, Holm's correction, who is separable."""
 
 import sys
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from resample import auprc, bca
+from resample import Z, auprc, error
+from scipy.stats import norm
 from scipy.stats import t as student
-from split import test_per_train
+from split import replicates, test_per_train
 from statsmodels.stats.multitest import multipletests
-from units import read
+from units import read, yardsticks
+
+
+def family(names, cells, fraction, measures):
+    """Methods with one another, and each with the best yardstick; of yardsticks alone all."""
+    means = {method: cells[method, fraction][0].mean() for method in names}
+    methods = [method for method in means if method not in measures]
+    best = max((method for method in means if method in measures), key=means.get, default=None)
+    with_best = [(method, best) for method in methods if best is not None]
+    return [*combinations(methods, 2), *with_best] if methods else list(combinations(means, 2))
 
 
 def differences(run):
     """A row a pair and fraction."""
     scores, rows = read(run), []
-    cells, ratio = auprc(scores), test_per_train(run)
+    cells, ratio, measures = auprc(scores), test_per_train(run), yardsticks(run)
     for fraction in np.unique(scores.fraction):
-        for first, second in combinations(scores[scores.fraction == fraction].method.unique(), 2):
+        for first, second in family(scores[scores.fraction == fraction].method.unique(), cells, fraction, measures):
             apart = cells[first, fraction] - cells[second, fraction]
-            mean, count = apart[0].mean(), len(apart)
-            low, high, p = bca(apart)
-            error = np.sqrt((1 / count + ratio) * apart[0].var(ddof=1))  # Nadeau and Bengio
-            p_t = 2 * student.sf(abs(mean) / error, count - 1) if error else float(mean == 0)
+            mean, spread = apart[0].mean(), error(apart)
             better = np.mean((apart[0] > 0) + 0.5 * (apart[0] == 0))
-            rows.append((fraction, first, second, count, mean, low, high, p, p_t if count > 1 else np.nan, better))
+            each = replicates(scores, run, apart[0])
+            t_error = np.sqrt((1 / len(each) + ratio) * each.var(ddof=1))  # Nadeau and Bengio
+            p, p_t = 2 * norm.sf(abs(mean) / spread), 2 * student.sf(abs(each.mean()) / t_error, len(each) - 1)
+            ends = mean - Z * spread, mean + Z * spread
+            rows.append((fraction, first, second, len(apart), mean, *ends, p, p_t, better))
     names = ["fraction", "first", "second", "n_pairs", "difference", "low", "high", "p_bootstrap", "p_t"]
     pairs = pd.DataFrame(rows, columns=[*names, "probability_of_improvement"])
     for name in ("p_bootstrap", "p_t"):
-        known = pairs[pairs[name].notna()].groupby("fraction")[name]
-        pairs[f"{name}_holm"] = known.transform(lambda p: multipletests(p, method="holm")[1])
+        known = pairs[name].dropna()
+        pairs[f"{name}_holm"] = pd.Series(multipletests(known, method="holm")[1] if len(known) else known, known.index)
     pairs["separable"] = (pairs.p_bootstrap_holm < 0.05) & (pairs.p_t_holm < 0.05)
     return pairs
 

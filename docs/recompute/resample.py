@@ -1,16 +1,19 @@
-"""What the other scripts share: AUPRC of every cell under every resample of patients, and BCa (Efron, 1987)."""
+"""What the other scripts share: AUPRC of every cell under every resample of patients, and intervals from its spread."""
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
 from scipy.stats import norm
 from units import PLACE, columns
 
+SEED, DRAWS, Z = 20240430, 2000, norm.ppf(0.975)
+
 
 def weights(scores):
-    """How often each patient counts [1 + 2000 + patients, patients]: as is, drawn with replacement, one left out."""
+    """How often each patient counts [1 + 2000, patients]: as is, and drawn with replacement."""
     count = scores.patient.nunique()
-    drawn = np.random.default_rng(20240430).integers(0, count, (2000, count))
-    return np.vstack([np.ones(count), [np.bincount(row, minlength=count) for row in drawn], 1 - np.eye(count)])
+    drawn = np.random.default_rng(SEED).integers(0, count, (DRAWS, count))
+    return np.vstack([np.ones(count), [np.bincount(row, minlength=count) for row in drawn]])
 
 
 def average_precision(positive, score, weight):
@@ -34,19 +37,14 @@ def auprc(scores):
     return {place: pd.DataFrame(cells).T for place, cells in found.items()}
 
 
-def bca(cells):
-    """(low, high, p) of the mean over `cells`; p is where the interval begins to hold zero."""
-    value, drawn, left = np.split(cells.mean().to_numpy(), [1, 2001])
-    drawn, left = drawn[~np.isnan(drawn)], left[~np.isnan(left)]
-    below, zero = (((drawn < x).mean() + (drawn <= x).mean()) / 2 for x in (value, 0))
-    d = left.mean() - left
-    corrected = 0 < below < 1 and d.any()  # else the percentile interval
-    z0, a = (norm.ppf(below), (d**3).sum() / (6 * (d**2).sum() ** 1.5)) if corrected else (0, 0)
-    z = z0 + norm.ppf([0.025, 0.975])
-    low, high = np.quantile(drawn, norm.cdf(z0 + z / (1 - a * z)))
-    least = 2 / (len(drawn) + 1)
-    if not 0 < zero < 1:
-        return low, high, least if drawn.any() else 1.0
-    z = norm.ppf(zero) - z0
-    tail = norm.cdf(z / (1 + a * z) - z0)
-    return low, high, np.clip(2 * min(tail, 1 - tail), least, 1)
+def error(cells):
+    """Standard error over patients of the mean over `cells`."""
+    return cells.mean()[1:].std(ddof=1)
+
+
+def interval(cells):
+    """Of an AUPRC: symmetric in its logit."""
+    value, reach = cells[0].mean(), Z * error(cells)
+    if reach == 0 or value >= 1:
+        return value, value
+    return tuple(expit(logit(value) + side * reach / (value * (1 - value))) for side in (-1, 1))

@@ -23,6 +23,12 @@ def shared(scores):
     return scores[scores.method.isin(methods) & pd.MultiIndex.from_frame(scores[["fold", "seed"]]).isin(common)]
 
 
+def yardsticks(run):
+    """Methods whose rows say that they are one."""
+    results = pd.read_csv(f"{run}/results.csv")
+    return set(results.method[results.role == "yardstick"]) if "role" in results else set()
+
+
 def columns(scores):
     """Names of the scores: of class 1 of two, or of each of several classes; with the class."""
     names = [name for name in scores if name.startswith("score")]

@@ -1,4 +1,4 @@
-"""Ranks of methods over datasets and fractions."""
+"""Ranks of methods over datasets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from voxbench.reports.judging.analysis import ALPHA, Analysis
 from voxbench.reports.judging.words import counted, listed, p_value
 from voxbench.reports.plots.critical_difference import critical_difference
 from voxbench.reports.plots.style import Plot
-from voxbench.reports.reading.run_folder import percent
 from voxbench.reports.stats.ranks import RankTest, indistinct_groups, rank_test
-from voxbench.reports.tables.paper_tables import TIED
 from voxbench.reports.tables.table import Entry, Table, csv_text
 
 Floats = npt.NDArray[np.float64]
 
-MIN_BLOCKS = 5  # fewer can hardly be significant, whatever the ranks (Demsar, JMLR 2006, section 3.2.2)
+MIN_DATASETS = 5  # fewer can hardly be significant, whatever the ranks (Demsar, JMLR 2006, section 3.2.2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,58 +26,59 @@ class Across:
     """What a page says over all datasets."""
 
     sentences: tuple[str, ...]
-    table: Table | None  # None where fewer than two methods or blocks can be ranked
+    table: Table | None  # None where fewer than two methods or datasets can be ranked
     plots: tuple[Plot, ...]
     csv: str
 
 
 def across_datasets(analyses: Sequence[Analysis]) -> Across:
-    """Sentences, the table of ranks, and the critical-difference diagram where there are enough blocks.
+    """Sentences, the table of ranks, and the critical-difference diagram where there are enough datasets.
 
-    A block is a dataset at a fraction; methods that are not compared in a block are left out of the average.
+    A dataset is one block, whatever the number of its label fractions: those share patients and models, and counted
+    one by one they would claim a difference that is not there (docs/statistics.md has the rates). Methods that are not
+    compared everywhere are left out, and so are yardsticks.
     """
-    blocks = [(a, fraction) for a in analyses for fraction in a.grid.fractions if a.ranks[fraction]]
-    methods = list(dict.fromkeys(method for a in analyses for method in a.grid.methods))
-    everywhere = [m for m in methods if all(m in a.ranks[fraction] for a, fraction in blocks)] if blocks else []
-    scores = np.array([[a.estimates[m, f].mean for m in everywhere] for a, f in blocks])
-    test = rank_test(scores) if len(blocks) > 1 and len(everywhere) > 1 else None
+    compared = {a.grid.name: a for a in analyses if any(a.ranks.values())}
+    methods = list(dict.fromkeys(m for a in compared.values() for m in a.grid.methods if m not in a.grid.yardsticks))
+    everywhere = [m for m in methods if all(m in r for a in compared.values() for r in a.ranks.values() if r)]
+    blocks = [_mean_ranks(a, everywhere) for a in compared.values()]  # [datasets, methods]
+    test = rank_test(-np.array(blocks)) if len(blocks) > 1 and len(everywhere) > 1 else None
     means = dict(zip(everywhere, test.ranks.tolist(), strict=True)) if test is not None else {}
-    ranked = [(a, f, rank) for (a, f), rank in zip(blocks, _block_ranks(scores), strict=True)]
-    table = _table(ranked, means) if means else None
-    if test is None or len(blocks) < MIN_BLOCKS:
+    table = _table(dict(zip(compared, blocks, strict=True)), means) if means else None
+    if test is None or len(blocks) < MIN_DATASETS:
         why = (
-            f"{counted(len(blocks), 'block')} (dataset × fraction) with {counted(len(everywhere), 'method')} in all "
-            f"of them are too few for a critical-difference diagram, which needs {MIN_BLOCKS} blocks and 2 methods."
+            f"{counted(len(blocks), 'dataset')} with {counted(len(everywhere), 'method')} in all of them: too few to "
+            f"test whether average ranks differ, which needs {MIN_DATASETS} datasets and 2 methods. Label fractions of "
+            "one dataset share patients and do not count one by one."
         )
         return Across(sentences=(why,), table=table, plots=(), csv=_csv(means, None))
     diagram = critical_difference(everywhere, test)
     return Across(sentences=_said(everywhere, test), table=table, plots=(diagram,), csv=_csv(means, test))
 
 
-def _block_ranks(scores: Floats) -> list[Floats]:
-    """Ranks of the means [methods] in each block, 1 = best, equal means sharing the mean of their ranks."""
-    return [np.asarray(rankdata(-row), dtype=np.float64) for row in scores]
+def _mean_ranks(analysis: Analysis, methods: Sequence[str]) -> Floats:
+    """[methods] mean over fractions of the rank of the mean AUPRC, 1 = best, equal ones sharing the mean."""
+    scored = [fraction for fraction in analysis.grid.fractions if analysis.ranks[fraction]]
+    means = np.array([[analysis.estimates[m, fraction].mean for m in methods] for fraction in scored])
+    return np.asarray(rankdata(-means, axis=1).mean(axis=0), dtype=np.float64)
 
 
-def _table(blocks: Sequence[tuple[Analysis, float, Floats]], means: Mapping[str, float]) -> Table:
-    """Blocks x methods, the best method first."""
+def _table(blocks: Mapping[str, Floats], means: Mapping[str, float]) -> Table:
+    """Datasets x methods, the best method first."""
     names = list(means)
     order = sorted(names, key=lambda method: means[method])
     rows = []
-    for analysis, fraction, ranks in blocks:
-        tied = analysis.tied[fraction]
-        marks = [TIED if method in tied and len(tied) > 1 else "" for method in order]
-        entries = [Entry(f"{ranks[names.index(m)]:g}", note=mark) for m, mark in zip(order, marks, strict=True)]
-        rows.append((Entry(f"{analysis.grid.name}, {percent(fraction)}"), *entries))
+    for dataset, mean_ranks in blocks.items():
+        ranks = rankdata(mean_ranks)
+        rows.append((Entry(dataset), *(Entry(f"{ranks[names.index(m)]:g}") for m in order)))
     return Table(
-        title="Ranks over datasets and fractions",
-        columns=("Dataset, labels", *order),
+        title="Ranks over datasets",
+        columns=("Dataset", *order),
         rows=tuple(rows),
         footers=((Entry("Average rank"), *(Entry(f"{means[method]:.2f}") for method in order)),),
         notes=(
-            "Rank of the mean AUPRC in each block (dataset × fraction), 1 = highest; only methods that are compared "
-            "in every block are ranked.",
-            f"{TIED} not separable from the best of its block.",
+            "Rank within a dataset, 1 = highest, by the mean over label fractions of the rank of the mean AUPRC; only "
+            "methods that are compared everywhere are ranked.",
         ),
     )
 
@@ -88,12 +87,11 @@ def _said(methods: Sequence[str], test: RankTest) -> tuple[str, ...]:
     groups = [listed([methods[i] for i in group]) for group in indistinct_groups(test.ranks, test.critical_difference)]
     verdict = "differ" if test.p < ALPHA else "are not separable"
     sentences = [
-        f"Over {counted(test.n_blocks, 'block')} (dataset × fraction) the methods {verdict} in average rank "
-        f"(Friedman test after Iman and Davenport, p {'' if test.p < 0.001 else '= '}{p_value(test.p)}).",
-        "Blocks of one dataset share patients, so they count as less than as many independent datasets.",
+        f"Over {counted(test.n_blocks, 'dataset')} the methods {verdict} in average rank "
+        f"(Friedman test by permutation, p {'' if test.p < 0.001 else '= '}{p_value(test.p)}).",
     ]
     if groups and test.p < ALPHA:
-        sentences.insert(1, f"Within the critical difference of {test.critical_difference:.2f}: {'; '.join(groups)}.")
+        sentences.append(f"Within the critical difference of {test.critical_difference:.2f}: {'; '.join(groups)}.")
     return tuple(sentences)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from voxbench.reports.judging.analysis import Analysis, Comparison
 from voxbench.reports.judging.remarks import unevenness
 from voxbench.reports.judging.words import counted, interval, listed, signed
 from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.stats.power import smallest_difference
 from voxbench.reports.tables.comparison_tables import labels_needed
 
 
@@ -21,6 +24,7 @@ def conclude(analysis: Analysis) -> tuple[str, ...]:
         return (_alone(analysis, scored[0]), *_limits(analysis))
     return (
         _answer(analysis, scored[0]),
+        *_power(analysis, scored[0]),
         *_patients_only(analysis, scored[0]),
         *_worth(analysis, scored[0]),
         *(sentence for fraction in scored for sentence in _measured(analysis, fraction)),
@@ -45,8 +49,7 @@ def _alone(analysis: Analysis, fraction: float) -> str:
     method = analysis.grid.methods[0]
     return (
         f"{_with(analysis, fraction)}, {method} has {_auprc(analysis, method, fraction)} on {analysis.grid.name}, "
-        f"where no skill "
-        f"gives {analysis.grid.prevalence:.3f}. It is the only method of this run, so nothing is compared."
+        f"where no skill gives {analysis.grid.no_skill:.3f}. It is the only method of this run, so nothing is compared."
     )
 
 
@@ -62,9 +65,9 @@ def _answer(analysis: Analysis, fraction: float) -> str:
     if len(ranked) == 1:
         what = "scores enough to compare" if analysis.grid.shared(fraction).left_out else "a score"
         return f"{given}, only {name} has {what}, {_auprc(analysis, best, fraction)}: nothing is compared."
-    if all(analysis.estimates[m, fraction].low <= analysis.grid.prevalence for m in ranked):
+    if not any(analysis.beats_chance(m, fraction) for m in analysis.scored(fraction)):
         return (
-            f"{given}, no method is separable from no skill ({analysis.grid.prevalence:.3f}): {lead}, "
+            f"{given}, no method is separable from no skill ({analysis.grid.no_skill:.3f}): {lead}, "
             "and no method's interval lies above what chance would give."
         )
     if not tied:
@@ -87,9 +90,22 @@ def _patients_only(analysis: Analysis, fraction: float) -> tuple[str, ...]:
     led = listed([one.second for one in half])
     return (
         f"As trained here, {best} would lead {led} on other patients too (bootstrap); what "
-        f"{counted(count, 'replicate')} cannot show is that another training would agree. More folds or "
-        f"seeds can.",
+        f"{counted(count, 'replicate')} cannot show is that another training would agree. "
+        f"More folds{'' if analysis.grid.seeds_share_splits else ' or seeds'} can.",
     )
+
+
+def _power(analysis: Analysis, fraction: float) -> tuple[str, ...]:
+    """Where nothing was separable: how large a difference would have been."""
+    pairs = analysis.comparisons[fraction]
+    count = sum(map(len, analysis.comparisons.values()))
+    seen = [smallest_difference(one.error, one.t_error, one.t_df, count) for one in pairs]
+    known = [difference for difference in seen if not math.isnan(difference)]
+    if not known or any(one.separable for one in pairs):
+        return ()
+    least = float(np.median(known))
+    reach = f"Here a true difference of about {least:.2f} in AUPRC" if least < 1 else "Here no difference in AUPRC"
+    return (f"{reach} would have been separable four times in five (80 % power): of less, nothing is known.",)
 
 
 def _worth(analysis: Analysis, fraction: float) -> tuple[str, ...]:
@@ -119,7 +135,7 @@ def _measured(analysis: Analysis, fraction: float) -> tuple[str, ...]:
     methods = [m for m in grid.methods if m not in grid.yardsticks]
     if not grid.yardsticks or not methods:
         return ()
-    means = {m: analysis.estimates[m, fraction].mean for m in grid.yardsticks if m in analysis.ranks[fraction]}
+    means = {m: analysis.estimates[m, fraction].mean for m in grid.yardsticks if m in analysis.scored(fraction)}
     if not means:
         return (f"At {percent(fraction)} no yardstick has a score that the methods could be measured against.",)
     best = max(means, key=lambda m: means[m])
@@ -182,9 +198,14 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
             "One fold and one seed are compared: how much another training would change is unknown, so nothing can be "
             "separated."
         )
+    if len(grid.folds) == 1 < len(grid.seeds) and any(len(pairs) for pairs in analysis.comparisons.values()):
+        limits.append(
+            "One split: what is separable here speaks of other test patients and of other seeds and draws of labels from "
+            "this training part, not of other training patients."
+        )
     low = _no_better_than_chance(analysis)
     if low:
-        limits.append(f"Not separable from no skill ({grid.prevalence:.3f}): {'; '.join(low)}.")
+        limits.append(f"Not separable from no skill ({grid.no_skill:.3f}): {'; '.join(low)}.")
     worse = [
         f"{method} at {percent(fraction)}"
         for (method, fraction), one in analysis.estimates.items()
@@ -206,8 +227,9 @@ def _no_better_than_chance(analysis: Analysis) -> list[str]:
     grid = analysis.grid
     found = []
     for place, fraction in enumerate(f for f in grid.fractions if analysis.ranks[f]):
-        methods = [m for m in grid.methods if analysis.estimates[m, fraction].low <= grid.prevalence]
-        said = place == 0 and len(methods) == len(analysis.ranks[fraction]) > 1  # by the first sentence
+        scored = analysis.scored(fraction)
+        methods = [m for m in scored if not analysis.beats_chance(m, fraction)]
+        said = place == 0 and len(methods) == len(scored) > 1  # by the first sentence
         if methods and not said:
             found.append(f"{listed(methods)} at {percent(fraction)}")
     return found

@@ -29,7 +29,7 @@ from voxbench.reports.plots.style import Plot
 from voxbench.reports.reading.grid import Grid
 from voxbench.reports.reading.redact import facts, redact
 from voxbench.reports.reading.run_folder import RunFolder, describe
-from voxbench.reports.tables.closer import metrics_table, recall_table, uncalled
+from voxbench.reports.tables.closer import metrics_table, recall_table, uncalled, weighted
 from voxbench.reports.tables.comparison_tables import comparison_table, efficiency_table, interval_table
 from voxbench.reports.tables.paper_tables import main_table
 from voxbench.reports.tables.table import Table
@@ -72,6 +72,7 @@ class View:
     efficiency: Table | None
     recalls: list[Table]
     uncalled: str
+    weighted: str
     others: list[Table]
     learning: list[Plot]
     forest: list[Plot]
@@ -147,6 +148,7 @@ def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
         efficiency=efficiency_table(analysis),
         recalls=[one for one in recalls if one is not None],
         uncalled=uncalled(analysis),
+        weighted=weighted(analysis),
         others=[metrics_table(analysis, fraction) for fraction in scored],
         learning=[learning_curve(analysis)] if scored else [],
         forest=forest(analysis),

@@ -30,7 +30,7 @@ def calibration(analysis: Analysis) -> list[Plot]:
                     linestyle=style.line,
                     markersize=4,
                     linewidth=1.2,
-                    label=f"{method} ({curve.expected_error:.2f})",
+                    label=f"{method} ({curve.expected_error:.2f}; {curve.if_perfect:.2f})",
                 )
             axes.set(xlabel="predicted probability", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
             axes.set_title(f"{percent(fraction)} of the labels")

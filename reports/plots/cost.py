@@ -18,7 +18,7 @@ def cost(analysis: Analysis) -> Plot | None:
     if not grid.fractions:
         return None
     fraction = grid.fractions[0]
-    hours = {m: cost_hours(grid, m, [fraction]) for m in analysis.ranks[fraction]}
+    hours = {m: cost_hours(grid, m, [fraction]) for m in analysis.scored(fraction)}
     known = {m: value for m, value in hours.items() if value > 0}
     if not known:
         return None

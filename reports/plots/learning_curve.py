@@ -19,7 +19,7 @@ def learning_curve(analysis: Analysis) -> Plot:
     with canvas(4.9, 3.5) as (figure, axes):
         for i, (method, style) in enumerate(styles.items()):
             nudge = 1.035 ** (i - (len(styles) - 1) / 2)
-            known = [(f, analysis.estimates[method, f]) for f in grid.fractions if analysis.ranks[f].get(method)]
+            known = [(f, analysis.estimates[method, f]) for f in grid.fractions if method in analysis.scored(f)]
             if not known:
                 continue
             x = np.array([fraction * nudge for fraction, _ in known])
@@ -39,8 +39,8 @@ def learning_curve(analysis: Analysis) -> Plot:
                 capsize=2,
                 label=method,
             )
-        if not math.isnan(grid.prevalence):
-            axes.axhline(grid.prevalence, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), label="no skill")
+        if not math.isnan(grid.no_skill):
+            axes.axhline(grid.no_skill, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), label="no skill")
         axes.set_xscale("log")
         axes.set_xticks(grid.fractions, [percent(f) for f in grid.fractions])
         axes.xaxis.set_minor_locator(NullLocator())

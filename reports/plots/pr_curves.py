@@ -36,7 +36,7 @@ def pr_curves(analysis: Analysis) -> list[Plot]:
                         markersize=4,
                         label=method,
                     )
-            axes.axhline(grid.prevalence, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), label="no skill")
+            axes.axhline(grid.prevalence, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), label="prevalence")
             axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
             axes.set_title(f"{percent(fraction)} of the labels")
             figure.legend(loc="outside lower center", ncols=3, fontsize=7, columnspacing=1.0)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from voxbench.reports.reading.run_folder import Place, Row, RunFolder, Stage, Units
-from voxbench.reports.stats.average_precision import macro_average_precision, no_skill
+from voxbench.reports.reading.run_folder import Ints, Place, Row, RunFolder, Stage, Units
+from voxbench.reports.stats.average_precision import macro_average_precision, no_skill, prevalence
 
 State = Literal["ok", "failed", "missing", "half-done", "undefined"]
 """ok; failed with an error; never run; called ok but without usable scores; or its test part lacks a
 class."""
 
+PROBABILITIES_FROM = 5  # the result version that takes class weights out of the scores
 _TOLERANCE = 1e-6  # between results.csv, which may be rounded, and what predictions.csv gives
 
 
@@ -57,6 +58,7 @@ class Grid:
     cells: Mapping[Place, Cell]
     stages: tuple[Stage, ...]
     remarks: tuple[str, ...]
+    scores_weighted: bool = False  # still with the class weights of training, so no probabilities
 
     def at(self, method: str, fraction: float) -> tuple[Cell, ...]:
         """The cells of a method at a fraction, a cell a replicate, in the order of `replicates`."""
@@ -106,6 +108,16 @@ class Grid:
         return tuple(sorted({seed for _, seed in self.replicates}))
 
     @property
+    def seeds_share_splits(self) -> bool:
+        """Whether all seeds of a cross-validation test the same units in a fold, as folders of before version 5 do."""
+        parts: dict[int, dict[int, frozenset[str]]] = {}
+        for cell in self.scored:
+            assert cell.units is not None
+            parts.setdefault(cell.place.fold, {}).setdefault(cell.place.seed, frozenset(cell.units.volumes))
+        several = [list(tested.values()) for tested in parts.values() if len(tested) > 1]
+        return len(self.folds) > 1 and bool(several) and all(len(set(tested)) == 1 for tested in several)
+
+    @property
     def baseline(self) -> str | None:
         """The method without pretraining that the others are measured against. None where it has no score."""
         scored = {cell.place.method for cell in self.scored}
@@ -128,14 +140,18 @@ class Grid:
 
     @property
     def prevalence(self) -> float:
-        """The no-skill AUPRC, mean over the replicates that are compared (methods and fractions share their
-        test units)."""
-        shares = {
-            cell.place.replicate: no_skill(cell.units.labels, cell.units.scores.shape[1])
-            for cell in self.compared
-            if cell.units is not None
-        }
-        return float(np.mean(list(shares.values()))) if shares else math.nan
+        """The share of positives, mean over the replicates that are compared; of several classes of their shares."""
+        return self._over_parts(prevalence)
+
+    @property
+    def no_skill(self) -> float:
+        """The AUPRC that a random ranking of the test parts has on average, which is more than the prevalence."""
+        return self._over_parts(no_skill)
+
+    def _over_parts(self, of: Callable[[Ints, int], float]) -> float:
+        # Methods and fractions share their test units.
+        parts = {c.place.replicate: (c.units.labels, c.units.scores.shape[1]) for c in self.compared if c.units}
+        return float(np.mean([of(*part) for part in parts.values()])) if parts else math.nan
 
 
 def _by_place(cell: Cell) -> Place:
@@ -170,6 +186,7 @@ def build_grid(run: RunFolder) -> Grid:
         cells=cells,
         stages=run.stages,
         remarks=tuple(remarks),
+        scores_weighted=int(run.environment.get("result_version") or 0) < PROBABILITIES_FROM,
     )
 
 

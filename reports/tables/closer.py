@@ -37,38 +37,66 @@ def uncalled(analysis: Analysis) -> str:
     )
 
 
+def weighted(analysis: Analysis) -> str:
+    """A sentence where scores hold the class weights of training; empty where they are probabilities."""
+    if not analysis.grid.scores_weighted:
+        return ""
+    return (
+        "The scores of this older folder still hold the class weights of training, so they are no probabilities: Brier "
+        "score and calibration cannot be had from them. Run it again in another folder for these."
+    )
+
+
 def other_metrics(analysis: Analysis, method: str, fraction: float) -> Mapping[str, float]:
     """Each of METRICS as the mean over folds and seeds; NaN where a cell of the method does not have it."""
     cells = [vars(classification(u.labels, u.scores, u.predicted)) for u in units_of(analysis, method, fraction)]
-    return {name: float(np.mean([cell[name] for cell in cells])) if cells else math.nan for name in METRICS}
+    means = {name: float(np.mean([cell[name] for cell in cells])) if cells else math.nan for name in METRICS}
+    return means | ({"brier": math.nan} if analysis.grid.scores_weighted else {})
 
 
 def metrics_table(analysis: Analysis, fraction: float) -> Table:
-    """AUROC, balanced accuracy, F1 and Brier score: means over folds x seeds."""
+    """AUROC, balanced accuracy, F1, Brier score and calibration error of a method a row."""
     grid = analysis.grid
     rows = []
     for method in grid.methods:
         if grid.ok(method, fraction):
             values = other_metrics(analysis, method, fraction).values()
-            numbers = (Entry("–" if math.isnan(value) else f"{value:.3f}") for value in values)
-            rows.append((named(grid, method), *numbers))
+            numbers = [Entry("–" if math.isnan(value) else f"{value:.3f}") for value in values]
+            rows.append((named(grid, method), *numbers, _calibration(method_reliability(analysis, method, fraction))))
     return Table(
         title=f"Other metrics at {percent(fraction)} of the labels",
-        columns=("Method", *METRICS.values()),
+        columns=("Method", *METRICS.values(), "Calibration error"),
         rows=tuple(rows),
-        notes=(f"Means over folds and seeds. {_decided(analysis)} Brier score: lower is better.", *legend(grid)),
+        notes=(
+            f"Means over folds and seeds. {_decided(analysis)} Brier score and calibration error: lower is better. In "
+            "brackets: the error that perfectly calibrated probabilities would show on so few volumes.",
+            *legend(grid),
+        ),
     )
+
+
+def _calibration(curve: Reliability | None) -> Entry:
+    return Entry("–" if curve is None else f"{curve.expected_error:.3f} ({curve.if_perfect:.3f})")
 
 
 def _decided(analysis: Analysis) -> str:
     if len(analysis.grid.classes) > 2:
-        return "Macro means over the classes, one-vs-rest; the most probable class is called."
-    return f"Balanced accuracy and F1 at {_threshold(analysis)}."
+        return f"Macro means over the classes, one-vs-rest; a class is called {_threshold(analysis)}."
+    return f"Balanced accuracy and F1: the positive class is called {_threshold(analysis)}."
 
 
 def _threshold(analysis: Analysis) -> str:
-    """A yardstick learns from validation too, so nothing is left to choose a threshold on."""
-    return "the threshold chosen on validation" + (", of yardsticks at 0.5" if analysis.grid.yardsticks else "")
+    """From which probability on a class is called."""
+    if analysis.grid.scores_weighted:
+        return "as the run called it"
+    if len(analysis.grid.classes) > 2:
+        return "where its probability stands highest above its share of the training labels"
+    chosen = any(cell.row is not None and cell.row.n_val_labels > 0 for cell in analysis.grid.scored)
+    return (
+        "from the threshold on that was chosen on validation, by yardsticks from its share of the training labels on"
+        if chosen
+        else "from its share of the training labels on"
+    )
 
 
 def recalls(analysis: Analysis, method: str, fraction: float) -> Mapping[str, Share]:
@@ -99,8 +127,8 @@ def recall_table(analysis: Analysis, fraction: float) -> Table | None:
         columns=("Method", *(f"{f} (n = {counts[f]})" for f in findings)),
         rows=tuple((named(analysis.grid, m), *(_share(found.get(f)) for f in findings)) for m, found in shares.items()),
         notes=(
-            f"Share of positive units with this finding that the method calls positive at {_threshold(analysis)}, over "
-            "all folds and seeds, with the 95 % interval of the patient bootstrap; n: patients.",
+            f"Share of positive units with this finding that the method calls positive, {_threshold(analysis)}, "
+            "over all folds and seeds, with its 95 % interval (Wilson); n: patients.",
             *legend(analysis.grid),
         ),
     )
@@ -113,9 +141,9 @@ def _share(share: Share | None) -> Entry:
 def method_reliability(analysis: Analysis, method: str, fraction: float) -> Reliability | None:
     """Over the units of all folds and seeds; of several classes one-vs-rest, all pooled. None without a score."""
     units = units_of(analysis, method, fraction)
-    if not units:
+    if not units or analysis.grid.scores_weighted:
         return None
     labels = np.concatenate([one.labels for one in units])
     scores = np.concatenate([one.scores for one in units])  # [n, 1 or classes]
-    positive = (labels == 1)[:, None] if scores.shape[1] == 1 else np.eye(scores.shape[1], dtype=bool)[labels]
-    return reliability(positive.ravel(), scores.ravel())
+    _, numbers = np.unique([volume for one in units for volume in one.volumes], return_inverse=True)
+    return reliability(labels, scores, numbers)

@@ -6,7 +6,7 @@ import math
 
 from voxbench.reports.judging.analysis import Analysis, Comparison, Efficiency
 from voxbench.reports.judging.remarks import unevenness
-from voxbench.reports.judging.words import interval, p_value, signed
+from voxbench.reports.judging.words import counted, interval, p_value, signed
 from voxbench.reports.reading.run_folder import percent
 from voxbench.reports.tables.naming import legend, named
 from voxbench.reports.tables.table import Entry, Table
@@ -21,12 +21,15 @@ def interval_table(analysis: Analysis) -> Table:
         for fraction in grid.fractions:
             estimate = analysis.estimates[method, fraction]
             rank = analysis.ranks[fraction].get(method)
-            if rank is None:
+            told = interval(estimate.mean, estimate.low, estimate.high)
+            if rank is not None:
+                entries.append(Entry(f"{rank}. {told}"))
+            elif math.isnan(estimate.mean):
                 entries.append(
                     Entry("left out" if method in grid.shared(fraction).left_out else "no score", faint=True)
                 )
             else:
-                entries.append(Entry(f"{rank}. {interval(estimate.mean, estimate.low, estimate.high)}"))
+                entries.append(Entry(told))
         rows.append(tuple(entries))
     return Table(
         title=f"Rank, AUPRC and its 95 % interval on {grid.name}",
@@ -35,9 +38,10 @@ def interval_table(analysis: Analysis) -> Table:
         notes=(
             "Methods that cannot be separated share a rank: it is 1 + the number of methods that are "
             "separably better. "
-            f"Interval: {len(analysis.weights)} resamples of {len(analysis.patients)} patients (BCa); "
-            f"it speaks of "
-            "other patients, not of another training.",
+            f"Interval: from {len(analysis.weights)} resamples of {len(analysis.patients)} patients; it speaks of "
+            "other patients and test parts of this size, not of another training. No skill: "
+            f"{interval(grid.no_skill, *analysis.chance)}.",
+            *(["Of the yardsticks only the best of a fraction is compared, and ranked."] if grid.yardsticks else []),
             *unevenness(grid, grid.fractions),
             *legend(grid),
         ),
@@ -56,14 +60,22 @@ def comparison_table(analysis: Analysis, fraction: float) -> Table:
         columns=("Pair", "Difference", "p bootstrap", "p t-test", "P(better)", "Separable"),
         rows=tuple(_pair(one) for one in pairs),
         notes=(
-            "Both p values are Holm-corrected over the pairs of this fraction: paired patient "
-            "bootstrap, and corrected "
-            "resampled t-test of Nadeau and Bengio. Separable: both below 0.05. P(better): share of "
-            "folds and seeds in "
-            "which the first is ahead.",
+            "p: paired patient bootstrap, and corrected resampled t-test of Nadeau and Bengio"
+            f"{_averaged(analysis)}; both Holm-corrected over {_family(analysis)}. Separable: both below 0.05. "
+            "P(better): share of folds and seeds in which the first is ahead.",
             *unevenness(analysis.grid, [fraction]),
         ),
     )
+
+
+def _family(analysis: Analysis) -> str:
+    count = counted(sum(map(len, analysis.comparisons.values())), "pair")
+    which = " (methods, and each with the best yardstick)" if analysis.grid.yardsticks else ""
+    return f"the {count} of all fractions{which}"
+
+
+def _averaged(analysis: Analysis) -> str:
+    return " over folds, seeds averaged" if analysis.grid.seeds_share_splits else ""
 
 
 def _pair(one: Comparison) -> tuple[Entry, ...]:

@@ -11,7 +11,7 @@ from voxbench.reports.tables.table import csv_text
 
 Rows = Iterator[Sequence[object]]
 
-_ESTIMATE = ("auprc_mean", "auprc_std", "n_cells", "low", "high", "rank", "tied")
+_ESTIMATE = ("auprc_mean", "auprc_std", "n_cells", "low", "high", "rank", "tied", "no_skill_low", "no_skill_high")
 _PAIR = ("n_pairs", "difference", "low", "high", "p_bootstrap", "p_bootstrap_holm", "p_t", "p_t_holm")
 
 
@@ -23,7 +23,10 @@ def numbers(analyses: Sequence[Analysis]) -> Mapping[str, str]:
             ("fraction", "first", "second", *_PAIR, "probability_of_improvement", "separable"),
             _comparisons,
         ),
-        "metrics.csv": (("method", "fraction", *METRICS, "calibration_error"), _metrics),
+        "metrics.csv": (
+            ("method", "fraction", *METRICS, "calibration_error", "calibration_error_if_perfect"),
+            _metrics,
+        ),
         "calibration.csv": (("method", "fraction", "bin", "predicted", "observed", "n"), _calibration),
         "findings.csv": (("method", "fraction", "finding", "recall", "low", "high", "n_patients"), _findings),
         "label_efficiency.csv": (("method", "method_labels", "baseline_labels", "low", "high"), _efficiency),
@@ -37,7 +40,7 @@ def numbers(analyses: Sequence[Analysis]) -> Mapping[str, str]:
 def _estimates(a: Analysis) -> Rows:
     for (method, fraction), e in a.estimates.items():
         values = [e.summary.mean, e.summary.std, e.summary.n, e.low, e.high]
-        yield [method, fraction, *values, a.ranks[fraction].get(method), method in a.tied[fraction]]
+        yield [method, fraction, *values, a.ranks[fraction].get(method), method in a.tied[fraction], *a.chance]
 
 
 def _comparisons(a: Analysis) -> Rows:
@@ -50,8 +53,8 @@ def _comparisons(a: Analysis) -> Rows:
 def _metrics(a: Analysis) -> Rows:
     for method, fraction in a.estimates:
         curve = method_reliability(a, method, fraction)
-        error = math.nan if curve is None else curve.expected_error
-        yield [method, fraction, *other_metrics(a, method, fraction).values(), error]
+        errors = (math.nan, math.nan) if curve is None else (curve.expected_error, curve.if_perfect)
+        yield [method, fraction, *other_metrics(a, method, fraction).values(), *errors]
 
 
 def _calibration(a: Analysis) -> Rows:

@@ -46,7 +46,7 @@ def main_table(grid: Grid, tied: Mapping[float, frozenset[str]] | None = None, *
         for method in grid.methods
     }
     blanks = (Entry("–", faint=True),) * (4 if reference else 3)
-    chance = Entry("–" if math.isnan(grid.prevalence) else f"{grid.prevalence:.3f}")
+    chance = Entry("–" if math.isnan(grid.no_skill) else f"{grid.no_skill:.3f}")
     footer = (Entry("no skill"), *(chance for _ in grid.fractions), *blanks)
     heading = ((Entry("yardsticks:"), *(Entry(""),) * (len(columns) - 1)),) if grid.yardsticks else ()
     return Table(
@@ -148,7 +148,8 @@ def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list
         " ".join([f"{spread}. Bold: the highest mean of a column.", *unevenness(grid, grid.fractions)]),
         f"Labels: labelled volumes spent on training, selection and pretraining together, at "
         f"{', '.join(map(percent, grid.fractions))}. {unit}: pretraining and fine-tuning of one model, "
-        f"a mean over its cells ({where}). Memory: its peak. No skill: the prevalence.",
+        f"a mean over its cells ({where}). Memory: its peak. No skill: the mean of random "
+        f"rankings of the same test parts (prevalence {grid.prevalence:.3f}; small test parts lift every AUPRC).",
     ]
     if grid.yardsticks:
         notes.append(
@@ -209,7 +210,7 @@ def _csv_row(grid: Grid, method: str, fraction: float) -> list[object]:
         states.count("undefined"),
         states.count("ok") - len(done),
         method in _best(grid, fraction),
-        grid.prevalence,
+        grid.no_skill,
         _mean_of(done, "n_labels_spent"),
         cost_hours(grid, method, [fraction]),
         max(peaks, default=math.nan),

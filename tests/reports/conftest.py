@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "simulate"))
 from run_maker import RunMaker
 
 

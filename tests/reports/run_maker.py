@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from voxbench.benchmark.running.results import COLUMNS
+from voxbench.benchmark.settings.keys import RESULT_VERSION
 
 FINDINGS = ("mucosal thickening", "polyp", "cyst", "fully opacified")
 SKILLS = {"residual": 1.5, "byol": 1.15, "simsiam": 1.1, "simclr": 1.2, "spark": 1.25, "supervised": 0.9}
@@ -37,6 +38,8 @@ class RunMaker:
     seed: int = 7
     fingerprint: str = "f00d"
     salt: str = "p"
+    result_version: int = RESULT_VERSION
+    shared_splits: bool = False  # seeds test the same patients, as before version 5
     protocol: str = "strict"
     extra_config: Mapping[str, Any] = field(default_factory=dict)
     method_source: str | None = None  # digest of the methods' file; None: built in
@@ -94,12 +97,14 @@ class RunMaker:
         self.label = np.searchsorted(edges, rank, side="right").clip(max=len(self.classes) - 1)
         self.hardness = rng.normal(size=self.patient.size) * 0.5  # shared by all methods, so that they are correlated
         self.finding = [FINDINGS[rng.integers(4)] if label else "normal" for label in self.label]
-        self.fold = np.repeat(rng.permutation(self.patients) % self.folds, self.units_each)
+        once = self.shared_splits or self.official
+        parts = [rng.permutation(self.patients) % self.folds for _ in range(1 if once else max(self.seeds) + 1)]
+        self.fold_of = [np.repeat(part, self.units_each) for part in parts]  # a seed, or all seeds, each [n]
 
     def _cell(self, path: Path, at: tuple[str, float, int, int], rows: list[Any], predictions: list[Any]) -> None:
         method, fraction, fold, seed = at
         rng = np.random.default_rng([self.seed, seed, fold, int(1000 * fraction), *map(ord, method)])
-        tested = np.flatnonzero(self.fold == fold)
+        tested = np.flatnonzero(self.fold_of[min(seed, len(self.fold_of) - 1)] == fold)
         error = self.fail(*at)
         scores = self._scores(rng, method, fraction, tested, self.hard.get(fold, 0.0))
         if self.constant(*at):
@@ -234,7 +239,7 @@ class RunMaker:
     def _official_sizes(self) -> dict[str, int] | None:
         if not self.official:
             return None
-        n_test = int((self.fold == 0).sum())
+        n_test = int((self.fold_of[0] == 0).sum())
         n_train = round((self.patient.size - n_test) * 0.8)
         return {"n_train": n_train, "n_val": self.patient.size - n_test - n_train, "n_test": n_test}
 
@@ -273,6 +278,7 @@ class RunMaker:
         _write_json(
             path / "environment.json",
             {
+                "result_version": self.result_version,
                 "python": "3.11.7",
                 "packages": {"torch": "2.15.0", "numpy": "2.4.6"},
                 "git_commit": "0123abc",

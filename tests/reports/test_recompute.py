@@ -97,7 +97,7 @@ def test_the_tables(study: Study, recompute: Recompute, dataset: str) -> None:
     alone = recompute("table.py", study.runs[dataset])
     same(study.stored("table.csv", dataset), alone, PLACE, {"best", *COSTS, *STATES})
     same(study.stored("estimates.csv", dataset), alone, PLACE, {"rank", "tied"})
-    same(study.stored("metrics.csv", dataset), alone, PLACE, {"calibration_error"})
+    same(study.stored("metrics.csv", dataset), alone, PLACE, {"calibration_error", "calibration_error_if_perfect"})
     best = study.stored("table.csv", dataset).query("best").set_index("fraction").method
     assert alone.loc[alone.groupby("fraction").auprc_mean.idxmax()].set_index("fraction").method.equals(best)
 
@@ -162,7 +162,7 @@ def test_methods_and_folds_that_are_not_compared(recompute: Recompute, tmp_path:
         {"best", *COSTS, *STATES},
     )
     same(stored("estimates.csv", "auprc_mean"), table, PLACE, {"rank", "tied"})
-    same(stored("metrics.csv", "auroc"), table, PLACE, {"calibration_error"})
+    same(stored("metrics.csv", "auroc"), table, PLACE, {"calibration_error", "calibration_error_if_perfect"})
     same(
         stored("comparisons.csv", "low"), recompute("differences.py", tmp_path / "run"), ["fraction", "first", "second"]
     )
@@ -177,7 +177,7 @@ def test_methods_and_folds_that_are_not_compared(recompute: Recompute, tmp_path:
 def test_calibration(study: Study, recompute: Recompute, dataset: str) -> None:
     alone = recompute("calibration.py", study.runs[dataset])
     same(study.stored("calibration.csv", dataset), alone, [*PLACE, "bin"])
-    errors = study.stored("metrics.csv", dataset)[[*PLACE, "calibration_error"]]
+    errors = study.stored("metrics.csv", dataset)[[*PLACE, "calibration_error", "calibration_error_if_perfect"]]
     same(errors, alone.groupby(PLACE).first().reset_index(), PLACE)
 
 

@@ -26,6 +26,23 @@ def test_methods_share_splits_and_fractions_are_nested(planned: Planned) -> None
         assert set(small.val) < set(full.val)
 
 
+def test_each_seed_has_a_split_and_a_draw_of_labels_of_its_own(planned: Planned) -> None:
+    run = planned(methods="supervised,simclr", fractions="0.3,1.0", seeds="3")
+    cells = list(run.plan.cells.values())
+    patient = [item.patient for item in run.bank.items]
+    for seed in range(3):
+        here = [c for c in cells if c.seed == seed]
+        tested = [patient[i] for test in {c.test for c in here} for i in set(test)]
+        assert len({c.test for c in here}) == 3  # one a fold, the same for all methods and fractions
+        assert {p for i, p in enumerate(patient) if run.bank.items[i].label is not None} == set(tested)
+    for fold in range(3):
+        assert len({c.test for c in cells if c.fold == fold}) == 3
+        assert len({c.train for c in cells if c.fold == fold and c.fraction == 0.3}) == 3
+    alone = planned(methods="supervised,simclr", fractions="0.3,1.0", seeds="0,").plan.cells
+    assert set(alone) == {key for key, c in run.plan.cells.items() if c.seed == 0}  # whatever other seeds there are
+    assert not audit_plan(run.plan, run.bank, AuditConfig()).findings
+
+
 def test_strict_spends_only_the_fraction_and_paper_says_what_it_spends(planned: Planned) -> None:
     items = planned().bank.items
     settings = ("finetune.selection=validation",)

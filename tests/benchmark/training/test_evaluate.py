@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from voxbench.benchmark.training.evaluate import Scored, UndefinedMetricError, by_unit, choose_threshold, metrics
+from voxbench.benchmark.training.evaluate import (
+    Scored,
+    UndefinedMetricError,
+    by_unit,
+    called,
+    choose_threshold,
+    metrics,
+)
 from voxbench.datasets.base import Item
+
+EQUAL = [0.5, 0.5]
 
 
 def scored(labels: list[int], positive: list[float]) -> Scored:
@@ -18,7 +27,7 @@ def scored(labels: list[int], positive: list[float]) -> Scored:
 
 def test_average_precision_by_hand() -> None:
     # Ranked: 1, 0, 1, 0. Precision at the two positives: 1/1 and 2/3.
-    values = metrics(scored([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1]), 0.75)
+    values = metrics(scored([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1]), EQUAL, 0.75)
     assert values["auprc"] == pytest.approx((1 + 2 / 3) / 2)
     assert values["auroc"] == pytest.approx(3 / 4)
     # At 0.75: one true and one false positive, one false and one true negative.
@@ -34,7 +43,7 @@ def test_multi_class_is_macro_one_vs_rest() -> None:
     raw = rng.random((30, 3)) + 0.4 * np.eye(3)[labels]
     scores = raw / raw.sum(axis=1, keepdims=True)
     items = tuple(Item(volume=str(i), patient=str(i), label=int(k)) for i, k in enumerate(labels))
-    values = metrics(Scored(items=items, labels=labels, scores=scores), None)
+    values = metrics(Scored(items=items, labels=labels, scores=scores), [1 / 3] * 3)
     assert values["auprc"] == pytest.approx(
         np.mean([average_precision_score(labels == k, scores[:, k]) for k in range(3)])
     )
@@ -59,11 +68,19 @@ def test_crops_with_different_labels_are_refused() -> None:
 def test_threshold_is_youdens_on_validation() -> None:
     assert choose_threshold(scored([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])) in (0.35, 0.8)
     assert choose_threshold(scored([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.8])) == 0.6
-    assert choose_threshold(scored([0, 1], [0.5, 0.5])) <= 1.0
+    assert (choose_threshold(scored([0, 1], [0.5, 0.5])) or 2.0) <= 1.0
+    assert choose_threshold(scored([0, 0], [0.1, 0.2])) is None
+
+
+def test_a_class_is_called_from_its_share_in_training_on() -> None:
+    scores = np.array([[0.95, 0.05], [0.9, 0.1], [0.6, 0.4]])
+    assert called(scores, [0.9, 0.1]).tolist() == [0, 1, 1]
+    assert called(scores, [0.9, 0.1], 0.3).tolist() == [0, 0, 1]  # one that was chosen goes before
+    assert called(np.array([[0.7, 0.2, 0.1], [0.85, 0.1, 0.05]]), [0.8, 0.1, 0.1]).tolist() == [1, 0]
 
 
 def test_missing_class_and_broken_scores_are_named() -> None:
     with pytest.raises(UndefinedMetricError, match="class 1 is missing"):
-        metrics(scored([0, 0], [0.1, 0.2]), 0.5)
+        metrics(scored([0, 0], [0.1, 0.2]), EQUAL)
     with pytest.raises(UndefinedMetricError, match="not finite"):
-        metrics(scored([0, 1], [0.1, float("nan")]), 0.5)
+        metrics(scored([0, 1], [0.1, float("nan")]), EQUAL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
@@ -15,9 +16,11 @@ from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.settings.config import FinetuneRecipe
 from voxbench.benchmark.training.context import Context
-from voxbench.benchmark.training.finetune import _scored, class_weights, predict
+from voxbench.benchmark.training.evaluate import called
+from voxbench.benchmark.training.finetune import _scored, class_counts, class_weights, predict
 from voxbench.benchmark.training.selection import BestOnValidation, LastStep
 from voxbench.benchmark.training.train import Training
+from voxbench.methods.parts.prior import at_own_shares
 
 
 class Brightness(nn.Module):
@@ -49,7 +52,9 @@ def chooser(context: Context, plan: CellPlan, model: nn.Module, steps: int = 1) 
     def logits(members: tuple[int, ...], seen: set[int]) -> Tensor:
         return torch.from_numpy(predict(context, members, model, seen))
 
-    return BestOnValidation(context, plan, class_weights(context, plan), logits, steps, lambda done, total: None)
+    return BestOnValidation(
+        context, plan, class_weights(class_counts(context, plan)), logits, steps, lambda done, total: None
+    )
 
 
 def selected(context: Context, plan: CellPlan) -> list[dict[str, float | None]]:
@@ -144,9 +149,29 @@ def test_scores_are_the_mean_over_a_volume_and_its_mirror_image(opened: tuple[Co
     both = [LeftEdge()(x).double().softmax(dim=1)[:, 1] for x in (volumes, volumes.flip(2))]
     assert not torch.allclose(both[0], both[1], atol=1e-3)  # the volumes are not symmetric
     seen: set[int] = set()
-    scored = _scored(context, plan.test, LeftEdge(), seen)
+    scored = _scored(context, plan.test, LeftEdge(), np.array([10, 10]), seen)
     assert seen == set(plan.test)
     assert scored.scores[:, 1] == pytest.approx(((both[0] + both[1]) / 2).numpy(), abs=1e-6)
+    rare = _scored(context, plan.test, LeftEdge(), np.array([90, 10]), seen)
+    odds = scored.scores[:, 1] / scored.scores[:, 0]
+    assert rare.scores[:, 1] / rare.scores[:, 0] == pytest.approx(odds / 9)  # the logit is shifted, no rank changes
+
+
+def test_an_ideal_model_has_its_brier_score_and_not_that_of_the_class_weights() -> None:
+    """What a network that minimises the weighted loss says, and what is scored of it, at a prevalence of 0.10."""
+    rng = np.random.default_rng(0)
+    truth = 1 / (1 + np.exp(-(rng.normal(size=40_000) * 1.5 - 3)))
+    labels = (rng.random(truth.size) < truth).astype(np.int64)
+    counts = np.bincount(labels)
+    weight = class_weights(counts).numpy()
+    learnt = np.stack([(1 - truth) * weight[0], truth * weight[1]], axis=1)
+    learnt /= learnt.sum(axis=1, keepdims=True)
+    scored = at_own_shares(learnt, counts)
+    assert scored[:, 1] == pytest.approx(truth)
+    raw, mended, constant = (np.mean((p - labels) ** 2) for p in (learnt[:, 1], scored[:, 1], labels.mean()))
+    assert mended < constant < raw  # an ideal model used to look worse than no model
+    shares = counts / counts.sum()
+    assert (called(scored, shares) == called(learnt, [0.5, 0.5])).mean() > 0.9999  # the same class is called
 
 
 @pytest.mark.parametrize(

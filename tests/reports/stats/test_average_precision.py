@@ -1,12 +1,20 @@
 """The vectorised average precision against scikit-learn's."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from voxbench.reports.stats.average_precision import average_precision, macro_average_precision, no_skill
+from voxbench.reports.stats.average_precision import (
+    average_precision,
+    macro_average_precision,
+    no_skill,
+    prevalence,
+    shuffled,
+)
 
 
 @given(
@@ -47,8 +55,20 @@ def test_macro_leaves_out_an_absent_class() -> None:
     assert np.isnan(macro_average_precision(np.array([2, 2, 2, 2]), scores)[0])
 
 
-def test_constant_scores_give_the_no_skill_value() -> None:
+def test_constant_scores_give_the_prevalence() -> None:
     labels = np.array([0, 1, 1, 0, 0])
-    assert macro_average_precision(labels, np.full((5, 1), 0.3))[0] == pytest.approx(no_skill(labels, 1), abs=1e-15)
+    assert macro_average_precision(labels, np.full((5, 1), 0.3))[0] == pytest.approx(prevalence(labels, 1), abs=1e-15)
     labels = np.array([0, 1, 2, 0])
-    assert macro_average_precision(labels, np.full((4, 3), 0.3))[0] == pytest.approx(no_skill(labels, 3), abs=1e-15)
+    assert macro_average_precision(labels, np.full((4, 3), 0.3))[0] == pytest.approx(prevalence(labels, 3), abs=1e-15)
+
+
+def test_no_skill_is_the_mean_over_all_rankings() -> None:
+    labels = np.array([1, 0, 0, 1, 0, 0])
+    every = [average_precision(labels == 1, np.array(order, dtype=np.float64))[0] for order in permutations(range(6))]
+    assert no_skill(labels, 1) == pytest.approx(np.mean(every))
+    assert no_skill(labels, 1) > prevalence(labels, 1) + 0.2  # in so small a test part
+    drawn = shuffled(labels, 1, 20_000, np.random.default_rng(0))
+    assert drawn.mean() == pytest.approx(np.mean(every), abs=0.005)
+    assert np.quantile(drawn, [0.1, 0.9]) == pytest.approx(np.quantile(every, [0.1, 0.9]))
+    three = np.array([0, 1, 2, 0, 1, 2, 0, 0, 0, 0])
+    assert no_skill(three, 3) == pytest.approx(shuffled(three, 3, 20_000, np.random.default_rng(0)).mean(), abs=0.005)

@@ -5,13 +5,19 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
-from voxbench.reports.stats.average_precision import average_precision
-from voxbench.reports.stats.bootstrap import bca, leave_one_out_weights, patient_weights, percentile_interval
+from voxbench.reports.stats.bootstrap import (
+    difference_interval,
+    difference_p,
+    patient_weights,
+    share_interval,
+    standard_error,
+)
 from voxbench.reports.stats.calibration import brier, reliability
 from voxbench.reports.stats.classification import classification
 from voxbench.reports.stats.holm import holm
@@ -29,54 +35,28 @@ def test_summary() -> None:
     assert summarise([]).n == 0
 
 
-def test_bca_and_percentile_equal_scipy() -> None:
-    values = np.random.default_rng(3).gamma(0.7, size=40)  # skewed, so that bias and acceleration matter
-    draws = patient_weights(40, 3000, np.random.default_rng(5)) @ values / 40
-    left_out = leave_one_out_weights(40) @ values / 39
-    ours = bca(float(values.mean()), draws, left_out)
-    for method, interval in (("BCa", ours.interval()), ("percentile", percentile_interval(draws))):
-        theirs = scipy.stats.bootstrap(
-            (values,), np.mean, method=method, n_resamples=3000, rng=np.random.default_rng(5)
-        )
-        assert interval == pytest.approx(tuple(theirs.confidence_interval), abs=1e-10)
+def test_the_standard_error_is_that_of_resampled_patients() -> None:
+    values = np.random.default_rng(3).gamma(0.7, size=40)
+    draws = patient_weights(40, 20_000, np.random.default_rng(5)) @ values / 40
+    assert standard_error(draws) == pytest.approx(values.std() / math.sqrt(40), rel=0.02)
+    assert standard_error(np.append(draws, math.nan)) == standard_error(draws)
+    assert math.isnan(standard_error(np.array([1.0, math.nan])))
+
+
+def test_the_interval_of_a_share_is_symmetric_in_its_logit_and_stays_inside() -> None:
+    low, high = share_interval(0.9, 0.05)
+    assert scipy.special.logit([low, high]).mean() == pytest.approx(scipy.special.logit(0.9))
+    assert scipy.special.logit(high) - scipy.special.logit(0.9) == pytest.approx(1.959964 * 0.05 / 0.09)
+    assert 0 < share_interval(0.02, 0.5)[0] < share_interval(0.98, 0.5)[1] < 1
+    assert share_interval(1.0, 0.0) == (1.0, 1.0)
+    assert all(map(math.isnan, share_interval(math.nan, 0.1)))
 
 
 def test_p_is_the_level_at_which_the_interval_meets_zero() -> None:
-    values = np.random.default_rng(3).gamma(0.7, size=40) - 0.6
-    draws = patient_weights(40, 4000, np.random.default_rng(5)) @ values / 40
-    one = bca(float(values.mean()), draws, leave_one_out_weights(40) @ values / 39)
-    assert 0.01 < one.p() < 0.9
-    assert one.interval(1 - one.p() + 0.01)[0] < 0 < one.interval(1 - one.p() - 0.01)[0]
-
-
-def test_p_and_interval_without_any_spread() -> None:
-    nothing = bca(0.0, np.zeros(2000), np.zeros(9))
-    assert nothing.p() == 1.0
-    assert nothing.interval() == (0.0, 0.0)
-    assert bca(1.0, np.ones(1999), np.ones(9)).p() == pytest.approx(2 / 2000)
-    unknown = bca(math.nan, np.full(10, np.nan), np.zeros(0))
-    assert math.isnan(unknown.p())
-    assert all(map(math.isnan, unknown.interval()))
-
-
-def test_interval_covers_the_true_average_precision() -> None:
-    def cohort(rng: np.random.Generator, patients: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        patient = np.repeat(np.arange(patients), 2)
-        own = np.repeat(rng.normal(size=patients), 2)
-        positive = own + rng.normal(size=2 * patients) > 0
-        return patient, positive, positive + 0.5 * own + 1.2 * rng.normal(size=2 * patients)
-
-    _, positive, scores = cohort(np.random.default_rng(0), 200_000)
-    truth = average_precision(positive, scores)[0]
-    covered = 0
-    for seed in range(200):
-        rng = np.random.default_rng([1, seed])
-        patient, positive, scores = cohort(rng, 60)
-        draws = average_precision(positive, scores, patient_weights(60, 500, rng)[:, patient])
-        left_out = average_precision(positive, scores, leave_one_out_weights(60)[:, patient])
-        low, high = bca(average_precision(positive, scores)[0], draws, left_out).interval()
-        covered += low <= truth <= high
-    assert 0.90 <= covered / 200 <= 0.985
+    p = difference_p(0.05, 0.03)
+    assert difference_interval(0.05, 0.03, 1 - p)[0] == pytest.approx(0, abs=1e-12)
+    assert (difference_p(0.0, 0.0), difference_p(0.1, 0.0)) == (1.0, 0.0)
+    assert math.isnan(difference_p(0.1, math.nan))
 
 
 def test_corrected_t() -> None:
@@ -153,7 +133,7 @@ def test_ranks_equal_the_published_example() -> None:
     assert test.critical_difference == pytest.approx(1.25, abs=5e-3)
     friedman = scipy.stats.friedmanchisquare(*DEMSAR.T)
     assert test.chi2 == pytest.approx(friedman.statistic)
-    assert test.f == pytest.approx(13 * test.chi2 / (14 * 3 - test.chi2))
+    assert test.p == pytest.approx(friedman.pvalue, abs=0.01)
     assert test.p < 0.05
     assert indistinct_groups(test.ranks, test.critical_difference) == [(3, 1, 2, 0)]
     assert indistinct_groups(test.ranks, 1.0) == [(3, 1, 2), (2, 0)]
@@ -191,7 +171,7 @@ def test_calibration_equals_sklearn() -> None:
     rng = np.random.default_rng(0)
     scores = rng.random(500)
     positive = rng.random(500) < scores**2
-    ours = reliability(positive, scores)
+    ours = reliability(positive.astype(np.int64), scores[:, None], np.arange(500))
     observed, predicted = calibration_curve(positive, scores, n_bins=10, strategy="quantile")
     assert ours.observed == pytest.approx(observed)
     assert ours.predicted == pytest.approx(predicted)
@@ -203,7 +183,7 @@ def test_calibration_equals_sklearn() -> None:
 
 
 def test_constant_scores_make_one_bin() -> None:
-    ours = reliability(np.array([True, False, False, False]), np.full(4, 0.4))
+    ours = reliability(np.array([1, 0, 0, 0]), np.full((4, 1), 0.4), np.arange(4))
     assert (ours.observed.tolist(), ours.predicted.tolist()) == ([0.25], [0.4])
 
 
@@ -214,8 +194,14 @@ def test_recall_resamples_patients_not_units() -> None:
     share = weighted_share(hit, patient, weights)
     assert share.value == pytest.approx(1 / 3)
     assert share.n_patients == 30
-    width = 2 * 1.96 * math.sqrt(1 / 3 * 2 / 3 / 30)
-    assert share.high - share.low == pytest.approx(width, rel=0.1)
+    expected = scipy.stats.binomtest(10, 30).proportion_ci(method="wilson")
+    assert (share.low, share.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+
+
+def test_recall_of_few_patients_has_an_interval_where_all_are_hit() -> None:
+    share = weighted_share(np.ones(4, dtype=bool), np.arange(4), patient_weights(4, 200, np.random.default_rng(0)))
+    expected = scipy.stats.binomtest(4, 4).proportion_ci(method="wilson")
+    assert (share.value, share.low, share.high) == pytest.approx((1.0, expected.low, 1.0))
 
 
 def test_resamples_keep_the_number_of_patients() -> None:
