@@ -19,14 +19,19 @@ from voxbench.datasets.volumes.likeness import Likeness
 from voxbench.datasets.volumes.poses import FLIPS
 from voxbench.datasets.volumes.registration import edge_likeness, register
 
+VERSION = 1  # raise it whenever other copies are found: banks keep what was found
 BLOCKS = 16  # block means along each axis, from which candidates are found
 CANDIDATES = 4  # of every volume, that are registered
 FLOOR = 0.85  # edge likeness from which a pair is kept; what counts as a copy is for the audit to say
 ROWS, FEW = 64, 16  # volumes whose candidates are registered, and pairs whose edges are compared, at a time
-COARSE_STEPS, FINE_STEPS = 4, 2  # of the registration, on blocks and at each finer size
+COARSE_STEPS, FINE_STEPS = 5, 2  # of the registration, on blocks and at each finer size
 SIZES = (32, 64)  # voxels along each axis at which edges are compared, the last or the volumes' own deciding
-GATE = 0.85  # correlation of registered blocks below which a pair is left
-WORTH_REFINING = 0.75  # edge likeness before the finer registration
+GATE, EDGE_GATE = 0.88, 0.90  # correlation of registered blocks, and of their edges, below which a pair is left
+WORTH_REFINING = 0.85  # edge likeness before the finer registration
+
+PROMISE = (
+    "shifts of up to 10 % along every axis",
+)
 
 Volumes = Callable[[Sequence[int]], Tensor]
 
@@ -55,6 +60,8 @@ def find_copies(blocks: Tensor, patients: Sequence[str], volumes: Volumes, shape
         moving = _mirrored(blocks[others.flatten()], flips.flatten()).unflatten(0, others.shape)
         poses, reached = register(blocks[rows], moving, COARSE_STEPS, aspect=aspect)
         kept = wanted & (reached > GATE)
+        fixed = blocks[rows][:, None].expand(moving.shape)
+        kept[kept.clone()] = edge_likeness(fixed[kept], moving[kept], poses[kept]) > EDGE_GATE
         pairs = torch.stack([rows[kept.nonzero()[:, 0]], others[kept]], 1)
         for start in range(0, len(pairs), FEW):
             some = slice(start, start + FEW)

@@ -50,9 +50,14 @@ def draw_poses(
 
 def posed(volumes: Tensor, poses: Tensor, padding: str = "border") -> Tensor:
     """Volumes [P, D, H, W] as seen from `poses` [P, 3, 4], by linear interpolation; outside as `padding` has it."""
-    turned = poses[:, [2, 1, 0]][:, :, [2, 1, 0, 3]]  # torch counts axes from the last
-    grid = F.affine_grid(turned, [len(volumes), 1, *volumes.shape[1:]], align_corners=False)
-    return F.grid_sample(volumes[:, None], grid, padding_mode=padding, align_corners=False)[:, 0]
+    at = poses[:, :, :3] @ coordinates(volumes.shape[1:]).flatten(1) + poses[:, :, 3:]
+    return sampled(volumes, at, padding).reshape(volumes.shape)
+
+
+def sampled(volumes: Tensor, places: Tensor, padding: str = "border") -> Tensor:
+    """Values [P, V] of volumes [P, D, H, W] at `places` [P, 3, V], by linear interpolation."""
+    grid = places.flip(1).transpose(1, 2)[:, :, None, None]  # torch counts axes from the last
+    return F.grid_sample(volumes[:, None], grid, padding_mode=padding, align_corners=False).flatten(1)
 
 
 def coordinates(shape: Sequence[int]) -> Tensor:

@@ -13,40 +13,40 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from voxbench.datasets.volumes.poses import coordinates, posed, standardised, window
+from voxbench.datasets.volumes.poses import coordinates, posed, sampled, standardised, window
 
 DAMPING = 1e-3  # of Gauss-Newton, relative to the diagonal
 STEP = 0.3  # the largest change of a parameter in one step
 OVERLAP = 0.4  # of the window: in less, likeness is luck
 
 
-def register(fixed: Tensor, moving: Tensor, steps: int, begin: Tensor | None = None, aspect: Sequence[float] = (1, 1, 1)) -> tuple[Tensor, Tensor]:
+def register(
+    fixed: Tensor, moving: Tensor, steps: int, begin: Tensor | None = None, aspect: Sequence[float] = (1, 1, 1)
+) -> tuple[Tensor, Tensor]:
     """The poses [n, k, 3, 4] from which `moving` [n, k, D, H, W] looks most like `fixed` [n, D, H, W].
 
     Also the correlation [n, k] that is reached there. Without `begin` ([n, k, 3, 4]) the start is a shift.
     """
-    n, k = moving.shape[:2]
-    shape = fixed.shape[1:]
-    weights, places = window(shape), coordinates(shape).reshape(3, -1)
-    target = standardised(fixed, weights)
+    n, k, *shape = moving.shape
+    points = _points(shape)
+    places = coordinates(shape).flatten(1)[:, points]  # [3, V]
+    target = standardised(fixed, window(shape))
     generators = _generators(aspect)
-    solver = _solver(target, weights, generators)  # [n, 7, V]
-    poses = (_shifts(target, moving, weights) if begin is None else begin).reshape(n * k, 3, 4)
-    moving = moving.reshape(n * k, *shape)
-    target = target.repeat_interleave(k, 0)
+    solver = _solver(target, places, points, generators)  # [n, 7, V]
+    poses = (_shifts(fixed, moving) if begin is None else begin).reshape(n * k, 3, 4)
+    wanted = target.flatten(1)[:, points].repeat_interleave(k, 0)
     best, best_poses = torch.full((n * k,), -1.0), poses
     for step in range(steps + 1):
-        inside = ((poses[:, :, :3] @ places + poses[:, :, 3:]).abs() < 1).all(1).reshape(-1, *shape)
-        shared = weights * inside
-        seen, wanted = standardised(posed(moving, poses), shared), standardised(target, shared)
-        reached = (seen * wanted * shared).sum((1, 2, 3)) / shared.sum((1, 2, 3)).clamp(min=1e-6)
+        at = poses[:, :, :3] @ places + poses[:, :, 3:]  # [P, 3, V]
+        inside = (at.abs() < 1).all(1)
+        seen, hoped = _level(sampled(moving.flatten(0, 1), at), inside), _level(wanted, inside)
+        reached = (seen * hoped).sum(1) / inside.sum(1).clamp(min=1)
         better = reached > best
         best, best_poses = torch.where(better, reached, best), torch.where(better[:, None, None], poses, best_poses)
         if step < steps:
-            residual = ((seen - wanted) * inside).reshape(n, k, -1)
-            change = torch.einsum("npv,nkv->nkp", solver, residual).reshape(n * k, 7).clamp(-STEP, STEP)
-            back = torch.linalg.matrix_exp(-torch.einsum("mp,pij->mij", change, generators))
-            poses = poses @ back
+            change = torch.einsum("npv,nkv->nkp", solver, (seen - hoped).reshape(n, k, -1))
+            change = change.reshape(n * k, 7).clamp(-STEP, STEP)
+            poses = poses @ torch.linalg.matrix_exp(-torch.einsum("mp,pij->mij", change, generators))
     return best_poses.reshape(n, k, 3, 4), best.reshape(n, k)
 
 
@@ -73,14 +73,13 @@ def gradients(volumes: Tensor) -> Tensor:
 
 def _smooth(volumes: Tensor) -> Tensor:
     """By 1/4, 1/2, 1/4 along each axis, which takes the voxels' own noise out of the gradients."""
-    out = volumes[:, None]
-    for axis in range(3):
-        shape = [1, 1, 1]
-        shape[axis] = 3
-        padding = [side for a in (2, 1, 0) for side in ((1, 1) if a == axis else (0, 0))]
-        kernel = torch.tensor([0.25, 0.5, 0.25]).reshape(1, 1, *shape)
-        out = F.conv3d(F.pad(out, padding, mode="replicate"), kernel)
-    return out[:, 0]
+    out = volumes
+    for axis in (1, 2, 3):
+        size = out.shape[axis]
+        first, last = out.narrow(axis, 0, 1), out.narrow(axis, size - 1, 1)
+        wide = torch.cat([first, out, last], axis)
+        out = wide.narrow(axis, 0, size) / 4 + out / 2 + wide.narrow(axis, 2, size) / 4
+    return out
 
 
 def _generators(aspect: Sequence[float]) -> Tensor:
@@ -95,36 +94,50 @@ def _generators(aspect: Sequence[float]) -> Tensor:
     return made
 
 
-def _solver(target: Tensor, weights: Tensor, generators: Tensor) -> Tensor:
+def _points(shape: Sequence[int]) -> Tensor:
+    """Which voxels registration looks at: every other one, of those that a window leaves. They suffice for 7 numbers."""
+    chequered = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")).sum(0) % 2 == 0
+    return ((window(shape) > 0.2) & chequered).flatten().nonzero()[:, 0]
+
+
+def _level(values: Tensor, inside: Tensor) -> Tensor:
+    """Values [P, V] of mean 0 and spread 1 where they are `inside`, and 0 elsewhere."""
+    count = inside.sum(1, keepdim=True).clamp(min=1)
+    centred = (values - (values * inside).sum(1, keepdim=True) / count) * inside
+    return centred / ((centred**2).sum(1, keepdim=True) / count).sqrt().clamp(min=1e-4)
+
+
+def _solver(target: Tensor, places: Tensor, points: Tensor, generators: Tensor) -> Tensor:
     """What turns a residual into a change of the seven parameters, [n, 7, V]; blind to gain and offset."""
-    n, *shape = target.shape
-    places = coordinates(shape).reshape(3, -1)
+    shape = target.shape[1:]
     places = torch.cat([places, torch.ones_like(places[:1])])
     motion = torch.einsum("pij,jv->piv", generators[:, :3], places)  # [7, 3, V]
     slope = gradients(target) * torch.tensor([size / 2 for size in shape]).reshape(3, 1, 1, 1)
-    jacobian = torch.einsum("niv,piv->npv", slope.reshape(n, 3, -1), motion)
-    flat = weights.reshape(-1)
-    tone = torch.stack([torch.ones_like(target), target], 1).reshape(n, 2, -1)
-    weighed = (tone * flat).transpose(1, 2)
-    explained = torch.linalg.solve(tone @ weighed + 1e-6 * torch.eye(2), tone)
-    jacobian = jacobian - (jacobian @ weighed) @ explained
-    weighted = jacobian * flat
-    normal = weighted @ jacobian.transpose(1, 2)
+    jacobian = torch.einsum("niv,piv->npv", slope.flatten(2)[:, :, points], motion)
+    values = target.flatten(1)[:, points]
+    tone = torch.stack([torch.ones_like(values), values], 1)  # [n, 2, V]
+    mixed = tone @ tone.transpose(1, 2) + 1e-6 * torch.eye(2)
+    jacobian = jacobian - jacobian @ tone.transpose(1, 2) @ torch.linalg.solve(mixed, tone)
+    normal = jacobian @ jacobian.transpose(1, 2)
     normal = normal + DAMPING * torch.diag_embed(torch.diagonal(normal, dim1=1, dim2=2)) + 1e-4 * torch.eye(7)
-    solver: Tensor = torch.linalg.solve(normal, weighted)
+    solver: Tensor = torch.linalg.solve(normal, jacobian)
     return solver
 
 
-def _shifts(target: Tensor, moving: Tensor, weights: Tensor) -> Tensor:
-    """Poses [n, k, 3, 4] that only shift, by the highest cross-correlation within a quarter of the extent."""
-    n, k, *shape = moving.shape
-    flat = moving.reshape(n * k, *shape)
-    fixed = torch.fft.rfftn(target * weights, dim=(1, 2, 3)).conj().repeat_interleave(k, 0)
-    spectrum = fixed * torch.fft.rfftn(standardised(flat, weights) * weights, dim=(1, 2, 3))
-    table = torch.fft.irfftn(spectrum, s=shape, dim=(1, 2, 3))
+def _shifts(fixed: Tensor, moving: Tensor) -> Tensor:
+    """Poses [n, k, 3, 4] that only shift, by the highest cross-correlation within a quarter of the extent.
+
+    Of the volumes at half their size: the steps that follow do the rest.
+    """
+    n, k = moving.shape[:2]
+    one, other = (F.avg_pool3d(part[:, None], 2)[:, 0] for part in (fixed, moving.flatten(0, 1)))
+    shape = one.shape[1:]
+    weights = window(shape)
+    spectra = [torch.fft.rfftn(standardised(part, weights) * weights, dim=(1, 2, 3)) for part in (one, other)]
+    product = (spectra[0].conj()[:, None] * spectra[1].unflatten(0, (n, k))).flatten(0, 1)
+    table = torch.fft.irfftn(product, s=shape, dim=(1, 2, 3))
     reach = [torch.tensor([*range(size // 4 + 1), *range(-(size // 4), 0)]) for size in shape]
     near = table[:, reach[0]][:, :, reach[1]][:, :, :, reach[2]]
-    at = torch.unravel_index(near.reshape(n * k, -1).argmax(1), near.shape[1:])
-    shift = torch.stack([2 * reach[a][at[a]] / shape[a] for a in range(3)], 1)
-    poses = torch.cat([torch.eye(3).expand(n * k, 3, 3), shift[:, :, None]], 2)
-    return poses.reshape(n, k, 3, 4)
+    at = torch.unravel_index(near.flatten(1).argmax(1), near.shape[1:])
+    shift = torch.stack([2 * reach[axis][at[axis]] / shape[axis] for axis in range(3)], 1)
+    return torch.cat([torch.eye(3).expand(n * k, 3, 3), shift[:, :, None]], 2).reshape(n, k, 3, 4)
