@@ -50,8 +50,8 @@ class MedMNIST3D(Dataset):
     public_ids: ClassVar[bool] = True
     nothing_found: ClassVar[int | None] = None
     split_caveat: ClassVar[str] = (
-        "MedMNIST publishes no patient ids: one volume is taken for one patient, and that no patient is on both sides of a "
-        "split cannot be checked."
+        "MedMNIST publishes no patient ids: one volume is taken for one patient, and that no patient is on both sides "
+        "of a split cannot be checked."
     )
 
     def __init__(self, options: Any, root: Path | None = None) -> None:

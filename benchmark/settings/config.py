@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.errors import BenchError, nearest
 from voxbench.datasets.views.policies import policies
-from voxbench.datasets.volumes.copies import FLOOR
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 M = TypeVar("M", bound=BaseModel)
@@ -120,7 +119,10 @@ class AuditConfig(_Model):
         default="refuse", description="ids on both sides of a split that may be one person's in two spellings"
     )
     likeness: float = Field(
-        default=0.91, ge=FLOOR, le=1, description="correlation of two registered volumes' edges, from which they are copies"
+        default=0.91,
+        ge=0.85,
+        le=1,
+        description="correlation of two registered volumes' edges, from which they are copies",
     )
 
     @model_validator(mode="before")

@@ -1,7 +1,7 @@
 """Copies of one volume under two patients: shifted, turned, rescaled, flipped, or changed in contrast.
 
-Every pair is scored by a descriptor (`likeness`); the likeliest few of every volume are registered (`registration`), and
-a pair is a copy where their edges then agree. What was looked for and how surely it is found stands in `PROMISE`,
+Every pair is scored by a descriptor (`likeness`); the likeliest few of every volume are registered (`registration`),
+and a pair is a copy where their edges then agree. What was looked for and how surely it is found stands in `PROMISE`,
 measured by ``docs/measure/copies.py``.
 """
 
@@ -29,9 +29,7 @@ SIZES = (32, 64)  # voxels along each axis at which edges are compared, the last
 GATE, EDGE_GATE = 0.88, 0.90  # correlation of registered blocks, and of their edges, below which a pair is left
 WORTH_REFINING = 0.85  # edge likeness before the finer registration
 
-PROMISE = (
-    "shifts of up to 10 % along every axis",
-)
+PROMISE = ("shifts of up to 10 % along every axis",)
 
 Volumes = Callable[[Sequence[int]], Tensor]
 
@@ -48,8 +46,8 @@ class Copy:
 def find_copies(blocks: Tensor, patients: Sequence[str], volumes: Volumes, shape: Sequence[int]) -> tuple[Copy, ...]:
     """All pairs of rows a < b of different patients that are copies, by row.
 
-    `blocks` is float32 [N, BLOCKS, BLOCKS, BLOCKS] in [0, 1]; `volumes` gives float32 [n, C, D, H, W] of rows, and `shape`
-    is their D, H, W.
+    `blocks` is float32 [N, BLOCKS, BLOCKS, BLOCKS] in [0, 1]; `volumes` gives float32 [n, C, D, H, W] of rows, and
+    `shape` is their D, H, W.
     """
     if len(blocks) < 2:
         return ()
@@ -57,7 +55,7 @@ def find_copies(blocks: Tensor, patients: Sequence[str], volumes: Volumes, shape
     best: dict[tuple[int, int], float] = {}  # of a pair's mirror images the likeliest
     for rows, others, flips, wanted in _candidates(Likeness(blocks), patients):
         # Of the two the other is turned round: candidates of one volume then share its preparation.
-        moving = _mirrored(blocks[others.flatten()], flips.flatten()).unflatten(0, others.shape)
+        moving = _mirrored(blocks[others.flatten()], flips.flatten()).reshape(*others.shape, *blocks.shape[1:])
         poses, reached = register(blocks[rows], moving, COARSE_STEPS, aspect=aspect)
         kept = wanted & (reached > GATE)
         fixed = blocks[rows][:, None].expand(moving.shape)
@@ -118,8 +116,10 @@ def _mirrored(volumes: Tensor, flips: Tensor) -> Tensor:
 
 def _pooled(volumes: Tensor, size: int) -> Tensor:
     """Volumes [P, D, H, W] with at most `size` voxels along each axis."""
-    wanted = [min(size, side) for side in volumes.shape[1:]]
-    return volumes if wanted == list(volumes.shape[1:]) else F.adaptive_avg_pool3d(volumes[:, None], wanted)[:, 0]
+    depth, height, width = (min(size, side) for side in volumes.shape[1:])
+    if (depth, height, width) == volumes.shape[1:]:
+        return volumes
+    return F.adaptive_avg_pool3d(volumes[:, None], (depth, height, width))[:, 0]
 
 
 def _aspect(shape: Sequence[int]) -> list[float]:

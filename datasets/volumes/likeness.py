@@ -14,14 +14,13 @@ import numpy as np
 import scipy.linalg
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from voxbench.datasets.volumes.poses import FLIPS, draw_poses, posed, standardised, window
 from voxbench.datasets.volumes.registration import gradients
 
 LEARN_FROM, VIEWS = 600, 6  # volumes, and posed views of each, that the discriminant is learnt from
-POSES = {"shift": 0.12, "degrees": 17.0, "scale": 1.28}  # a little more than is promised
+SHIFT, DEGREES, SCALE = 0.12, 17.0, 1.28  # of these views: a little more than is promised
 GAMMA, NOISE = 1.7, 0.03
 COMPONENTS, DIRECTIONS = 300, 100  # principal components, and discriminant directions of them
 SHRINKAGE = 0.02  # of the covariance within a volume's views towards a multiple of the identity
@@ -51,6 +50,8 @@ class Likeness:
 
     def _learn(self, plain: np.ndarray, views: np.ndarray) -> None:
         """The discriminant, from features of volumes [M, F] and of views of each [R, M, F]."""
+        from sklearn.decomposition import PCA  # late: it takes a second, and a bank whose copies are known needs none
+
         count, members, _ = views.shape
         stacked = np.concatenate([plain, views.reshape(count * members, -1)])
         size = min(COMPONENTS, len(stacked) - 1, stacked.shape[1])
@@ -66,7 +67,9 @@ class Likeness:
         self._mean = torch.from_numpy(reduce.mean_.astype(np.float32))
         self._project = torch.from_numpy((reduce.components_.T @ directions).astype(np.float32))
         self._product = torch.from_numpy((strength / (1 + 2 * strength)).astype(np.float32))
-        self._quadratic = torch.from_numpy((0.5 * strength**2 / ((1 + strength) * (1 + 2 * strength))).astype(np.float32))
+        self._quadratic = torch.from_numpy(
+            (0.5 * strength**2 / ((1 + strength) * (1 + 2 * strength))).astype(np.float32)
+        )
 
     def _described(self, blocks: Tensor) -> Tensor:
         features = _Features(blocks)
@@ -84,7 +87,8 @@ class _Features:
         slopes = torch.stack([slopes.clamp(min=0), (-slopes).clamp(min=0)], 1)  # [n, 2, 3, K, K, K]
         self.volume = _magnitudes(volume, LOW)
         self.slopes = _magnitudes(slopes, LOW_SLOPES)
-        self.histogram = F.avg_pool3d(slopes.flatten(0, 2), 4).unflatten(0, slopes.shape[:3])
+        self.histogram = F.avg_pool3d(slopes.flatten(0, 2), 4)
+        self.histogram = self.histogram.reshape(*slopes.shape[:3], *self.histogram.shape[1:])
 
     def rows(self, flip: tuple[int, ...] = ()) -> Tensor:
         """[n, F], of the volumes with the axes of `flip` turned round."""
@@ -116,7 +120,7 @@ def _mirrored(magnitudes: Tensor, flip: tuple[int, ...]) -> Tensor:
 
 def _view(blocks: Tensor, rng: np.random.Generator, number: int) -> Tensor:
     """Blocks [M, K, K, K] in another pose, contrast and noise; what comes into view is black in every fourth."""
-    poses = draw_poses(len(blocks), rng, **POSES)
+    poses = draw_poses(len(blocks), rng, shift=SHIFT, degrees=DEGREES, scale=SCALE)
     seen = posed(blocks, poses, "zeros" if number % 4 == 0 else "border").clamp(0, 1)
     gamma = GAMMA ** rng.uniform(-1, 1, len(blocks))
     noise = NOISE * rng.standard_normal(seen.shape, dtype=np.float32)

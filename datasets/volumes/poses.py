@@ -1,8 +1,8 @@
 """Shifts, rotations, scalings and flips of volumes: a pose is where a volume is looked at from.
 
-A pose is a matrix [3, 4] on coordinates (x, y, z) that run from -1 to 1 across the volume: the posed volume at p has the
-value that the volume has at A p. `aspect` is the volume's extent along each axis relative to the others, so that a
-rotation turns what is no cube without shearing it.
+A pose is a matrix [3, 4] on coordinates (x, y, z) that run from -1 to 1 across the volume: the posed volume at p has
+the value that the volume has at A p. `aspect` is the volume's extent along each axis relative to the others, so that
+a rotation turns what is no cube without shearing it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def coordinates(shape: Sequence[int]) -> Tensor:
 
 
 def window(shape: Sequence[int], reach: float = 0.8, power: int = 6) -> Tensor:
-    """Weights [D, H, W] that are 1 in the middle and fall off beyond `reach`: what lies at the edge moves out of view."""
+    """Weights [D, H, W] that are 1 in the middle and fall off beyond `reach`: edges move out of view."""
     return torch.exp(-((coordinates(shape).abs() / reach) ** power).sum(0))
 
 

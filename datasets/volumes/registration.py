@@ -95,7 +95,7 @@ def _generators(aspect: Sequence[float]) -> Tensor:
 
 
 def _points(shape: Sequence[int]) -> Tensor:
-    """Which voxels registration looks at: every other one, of those that a window leaves. They suffice for 7 numbers."""
+    """Which voxels registration looks at: every other one in the window suffices for 7 numbers."""
     chequered = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")).sum(0) % 2 == 0
     return ((window(shape) > 0.2) & chequered).flatten().nonzero()[:, 0]
 

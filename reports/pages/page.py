@@ -281,7 +281,9 @@ def _reach(record: Mapping[str, Any]) -> list[str]:
     """Which copies the audit can find, and what nobody can prove of the data."""
     near = record.get("near_duplicates")
     if not isinstance(near, Mapping):
-        lines = ["copies that were moved, turned, rescaled or flipped up-down were not looked for when this run was made"]
+        lines = [
+            "when this run was made, copies that were moved, turned, rescaled or flipped up-down were not looked for"
+        ]
     elif looked_for := near.get("looked_for"):
         lines = [f"copies of one volume under two patients were looked for: {'; '.join(map(str, looked_for))}"]
     else:
