@@ -72,6 +72,7 @@ class Dataset(ABC):
     storage: ClassVar[Literal["uint8", "float16", "float32"]] = "float32"
     """How a bank keeps the volumes on disk; "uint8" only where every value is a whole multiple of 1/255."""
     is_phantom: ClassVar[bool] = False  # True: the report says that nothing about patients follows
+    split_caveat: ClassVar[str] = ""  # what nobody can prove of its splits, in a sentence that the leak audit repeats
     real_images: ClassVar[bool] = True  # False: a program made every voxel, so slices may leave the user's machine
 
     def __init__(self, options: Any, root: Path | None = None) -> None:

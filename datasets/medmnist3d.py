@@ -49,6 +49,10 @@ class MedMNIST3D(Dataset):
     storage = "uint8"  # the files hold bytes
     public_ids: ClassVar[bool] = True
     nothing_found: ClassVar[int | None] = None
+    split_caveat: ClassVar[str] = (
+        "MedMNIST publishes no patient ids: one volume is taken for one patient, and that no patient is on both sides "
+        "of a split cannot be checked."
+    )
 
     def __init__(self, options: Any, root: Path | None = None) -> None:
         super().__init__(options, root)
@@ -208,6 +212,10 @@ class AdrenalMNIST3D(MedMNIST3D):
     name = "adrenalmnist3d"
     about = "adrenal gland shapes from CT, normal or hyperplasia; MedMNIST v2 (Yang et al. 2023)"
     nothing_found = 0  # "normal adrenal gland" (the package's description)
+    split_caveat = (
+        "AdrenalMNIST3D holds the left and the right gland of each patient, and which two belong together is not "
+        "published: also its official split may hold one patient on both sides, and no audit can tell."
+    )
 
 
 class FractureMNIST3D(MedMNIST3D):

@@ -1,8 +1,8 @@
 """The leak audit: no test patient, and no copy of a test volume, in anything that shaped the model it is scored with.
 
 It looks at patients, also at ids that may be one person's in two spellings, at volume hashes (blind to left-right
-mirroring), and at near-duplicates by correlation; first at what is planned, and after the run at what the loaders
-really served. The proof is ``audit.json``.
+mirroring), and at copies that were shifted, turned, rescaled, flipped or changed in contrast; first at what is planned,
+and after the run at what the loaders really served. The proof is ``audit.json``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from voxbench.benchmark.settings.config import AuditConfig
 from voxbench.benchmark.settings.errors import AuditError
 from voxbench.datasets.tables.ids import alike, difference, same
 from voxbench.datasets.volumes.bank import VolumeBank
+from voxbench.datasets.volumes.copies import PROMISE
 
 SPELLINGS = "patient ids that may be one person's in two spellings"
 SAME = "one patient id in two spellings"
+EQUAL = "the same volume (by content, mirrored or not)"
+NEAR = "nearly the same volume (moved, resampled, flipped or in another contrast)"
+TWO_IDS = "one volume under two patient ids"
 REMEDIES = {
     SAME: "write each person's id in one way",
     SPELLINGS: "write each person's id in one way; if they are two people, let the ids differ by more, or --set "
@@ -33,6 +37,7 @@ class Finding:
     where: str
     what: str
     pairs: list[tuple[int, int]]  # (position outside the test part, position in it)
+    tested: bool = True  # False: no split of this plan has one of them in its test part and not the other
     spellings: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     """Where patient ids are written in two ways: each pair of ids, and whose. For the user's eyes, never recorded."""
 
@@ -73,7 +78,7 @@ class Audit:
             pairs = sum(len(finding.pairs) for finding in others)
             a, b = first.pairs[0]
             lines.append(
-                f"leak: {first.where}: {first.what}: {name(a)} and test volume {name(b)}"
+                f"leak: {first.where}: {first.what}: {name(a)} and {'test volume ' if first.tested else ''}{name(b)}"
                 f" ({pairs} such pairs in all, listed in audit.json): remove the copies, give "
                 "volumes of one person one patient id, or look at near-duplicates and --set audit.near_duplicates=warn"
             )
@@ -89,7 +94,11 @@ class Audit:
         for warning in self.warnings:
             new = {ids: pair for ids, pair in warning.spellings.items() if frozenset(ids) not in shown}
             shown |= {frozenset(ids) for ids in new}
-            yield "\n".join([f"{warning.where}: {warning.what}", *_lines(new, name)])
+            told = f"{warning.where}: {warning.what}"
+            if warning.pairs and not warning.spellings:
+                a, b = warning.pairs[0]
+                told += f": {name(a)} and {name(b)} ({len(warning.pairs)} such pairs, listed in audit.json)"
+            yield "\n".join([told, *_lines(new, name)])
 
 
 def _lines(spellings: Mapping[tuple[str, str], tuple[int, int]], name: Callable[[int], str]) -> list[str]:
@@ -98,6 +107,13 @@ def _lines(spellings: Mapping[tuple[str, str], tuple[int, int]], name: Callable[
         f"  - {one!r} ({name(a)}) and {other!r} ({name(b)}) differ by {difference(one, other)}"
         for (one, other), (a, b) in sorted(each.values())
     ]
+
+
+def near_duplicates(config: AuditConfig) -> dict[str, Any]:
+    """For ``audit.json``: which copies are looked for, how surely they are found, and what was done with them."""
+    if config.near_duplicates == "off":
+        return {"looked_for": [], "action": "off"}
+    return {"looked_for": list(PROMISE), "action": config.near_duplicates, "likeness": config.likeness}
 
 
 def audit_plan(plan: Plan, bank: VolumeBank, config: AuditConfig) -> Audit:
@@ -116,6 +132,7 @@ def audit_plan(plan: Plan, bank: VolumeBank, config: AuditConfig) -> Audit:
             if stage.labels:
                 judge.compare(f"labels of stage {stage.name!r} against validation", stage.labels, cell.val)
     judge.note_others()
+    judge.note_two_ids()
     return audit
 
 
@@ -176,6 +193,7 @@ class _Judge:
         self.people = [same(name) for name in self.ids]
         key_of = {name: alike(name) for name in set(self.people)}
         self.keys = [key_of[name] for name in self.people]
+        self.copies = self._copies() if config.near_duplicates != "off" else []
 
     def compare(self, where: str, members: Iterable[int], tested: Iterable[int]) -> None:
         """Finds shared patients, equal volumes and near-duplicates of two sets of positions."""
@@ -183,21 +201,33 @@ class _Judge:
         if (a, b) in self.done:
             return
         self.done.add((a, b))
-        hashes = self.bank.hashes
         self._match(where, "the same patient", a, b, self.ids)
         self._match_spellings(where, a, b)
-        self._match(where, "the same volume (by content, mirrored or not)", a, b, hashes)
+        self._match(where, EQUAL, a, b, self.bank.hashes)
         if self.config.near_duplicates == "off":
             return
-        self.audit.count("near-duplicate volumes")
-        pairs = [
-            (twin.a, twin.b)
-            for twin in self.bank.near_duplicates(sorted(a), sorted(b), self.config.threshold)
-            if hashes[twin.a] != hashes[twin.b]
-        ]
-        if pairs:
-            finding = Finding(where=where, what="nearly the same volume", pairs=pairs)
-            (self.audit.findings if self.config.near_duplicates == "refuse" else self.audit.warnings).append(finding)
+        self.audit.count(NEAR)
+        pairs = [(i, j) for pair in self.copies for i, j in (pair, pair[::-1]) if i in a and j in b]
+        self._note_near(Finding(where=where, what=NEAR, pairs=pairs), refused=True)
+
+    def note_two_ids(self) -> None:
+        """Finds copies under two patient ids that no comparison has brought together.
+
+        One person counts as two then, and another draw of the folds would have divided them: refused. Where an official
+        split keeps them in one part for good, or one has no label and so is never tested, they are a warning.
+        """
+        self.audit.count(TWO_IDS)
+        found = (*self.audit.findings, *self.audit.warnings)
+        known = {frozenset(pair) for finding in found if finding.what in (EQUAL, NEAR) for pair in finding.pairs}
+        for exact, twins in ((True, self._equal()), (False, self.copies)):
+            alone = [pair for pair in twins if frozenset(pair) not in known]
+            drawn = [(a, b) for a, b in alone if self._drawn(a) and self._drawn(b)]
+            for pairs, refused in ((drawn, True), ([pair for pair in alone if pair not in drawn], False)):
+                finding = Finding(where="on one side", what=TWO_IDS, pairs=pairs, tested=False)
+                if exact and refused and pairs:
+                    self.audit.findings.append(finding)
+                else:
+                    self._note_near(finding, refused)
 
     def note_others(self) -> None:
         """Warns of two spellings that no comparison has brought together: one person would count as two."""
@@ -212,6 +242,27 @@ class _Judge:
             what = f"{SPELLINGS}: one person would count as two"
             finding = Finding(where="on one side", what=what, pairs=list(spellings.values()), spellings=spellings)
             self.audit.warnings.append(finding)
+
+    def _note_near(self, finding: Finding, refused: bool) -> None:
+        if finding.pairs:
+            refused = refused and self.config.near_duplicates == "refuse"
+            (self.audit.findings if refused else self.audit.warnings).append(finding)
+
+    def _drawn(self, i: int) -> bool:
+        """Whether a draw decides in which fold a volume is tested."""
+        return self.bank.items[i].label is not None and self.bank.items[i].split is None
+
+    def _copies(self) -> list[tuple[int, int]]:
+        """Pairs of different patients that are copies, and not equal."""
+        hashes = self.bank.hashes
+        alike = [copy for copy in self.bank.copies if copy.likeness >= self.config.likeness]
+        return [(copy.a, copy.b) for copy in alike if hashes[copy.a] != hashes[copy.b]]
+
+    def _equal(self) -> list[tuple[int, int]]:
+        """Pairs of different patients that are equal: each with the first of its kind."""
+        first: dict[str, int] = {}
+        pairs = [(first.setdefault(value, i), i) for i, value in enumerate(self.bank.hashes)]
+        return [(i, j) for i, j in pairs if self.ids[i] != self.ids[j]]
 
     def _match(self, where: str, what: str, a: frozenset[int], b: frozenset[int], names: Sequence[str]) -> None:
         self.audit.count(what)

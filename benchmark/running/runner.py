@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import yaml
 
-from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen
+from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen, near_duplicates
 from voxbench.benchmark.planning.plan import Plan, make_plan
 from voxbench.benchmark.planning.volumes import sample
 from voxbench.benchmark.records.privacy import Coder, coder_for, key_table, known_coder
@@ -181,6 +181,8 @@ class Run:
                 "n_patients": len({item.patient for item in self.bank.items}),
                 "n_cells": len(cells),
                 "n_stages": len(self.plan.stages),
+                "near_duplicates": near_duplicates(self.config.audit),
+                "caveat": self.dataset.split_caveat,
                 "normalisation": "each volume by its own intensities: no statistic crosses volumes",
                 **record,
             },

@@ -118,7 +118,18 @@ class AuditConfig(_Model):
     patient_ids: Literal["refuse", "warn"] = Field(
         default="refuse", description="ids on both sides of a split that may be one person's in two spellings"
     )
-    threshold: float = Field(default=0.98, gt=0, le=1, description="correlation of two volumes' descriptors")
+    likeness: float = Field(
+        default=0.91,
+        ge=0.85,
+        le=1,
+        description="correlation of two registered volumes' edges, from which they are copies",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_threshold(cls, data: Any) -> Any:
+        """A config.yaml of before has one, of another measure: it means nothing to this one."""
+        return {key: value for key, value in data.items() if key != "threshold"} if isinstance(data, Mapping) else data
 
 
 class Config(_Model):

@@ -3,7 +3,8 @@
 A bank is a folder ``<cache>/<dataset>-<hash of its fingerprint>/`` with rights for its owner only:
 
 - ``volumes.npy``: [N, C, D, H, W] in the dataset's `storage` type, in the order of `Dataset.items`;
-- ``blocks.npy``: float32 [N, C, 12, 12, 12], block means, from which near-duplicates are found;
+- ``blocks.npy``: float16 [N, 16, 16, 16], block means over all channels, from which copies are looked for;
+- ``copies.json``: the copies that were found, written when they are first asked for;
 - ``meta.json``: what the folder holds, the items, the content hashes, a checksum of each array.
 
 It is built in a temporary folder and renamed into place: a reader sees a whole bank or none, and of two
@@ -13,6 +14,7 @@ anew.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -24,7 +26,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,10 +39,11 @@ from torch import Tensor
 
 from voxbench.datasets.base import Dataset, DatasetError, Item
 from voxbench.datasets.files import FULL, cause
+from voxbench.datasets.volumes.copies import BLOCKS, Copy, find_copies
+from voxbench.datasets.volumes.copies import VERSION as COPIES_VERSION
 from voxbench.datasets.volumes.resident import Resident
 
-FORMAT = 1  # of the folder; a bank of another format is built anew
-BLOCKS = 12  # block means along each axis
+FORMAT = 2  # of the folder; a bank of another format is built anew
 READERS = 4  # threads that read while the bank is built
 _STALE_SECONDS = 24 * 3600  # a temporary folder older than this was left by a killed build
 
@@ -50,16 +53,6 @@ Array = npt.NDArray[Any]
 
 class BankDamagedError(Exception):
     """The folder is not a whole bank: cut short, altered, or of another format."""
-
-
-@dataclass(frozen=True)
-class Twin:
-    """Two volumes that look the same: rows of the bank, their correlation, and whether one is mirrored."""
-
-    a: int
-    b: int
-    correlation: float
-    mirrored: bool
 
 
 class VolumeBank:
@@ -111,43 +104,25 @@ class VolumeBank:
         return volumes.div_(255) if stored.dtype == torch.uint8 else volumes
 
     @cached_property
-    def descriptors(self) -> npt.NDArray[np.float32]:
-        """A short description of each volume, float32 [N, K]: rows of unit length, whose products are
-        correlations.
+    def copies(self) -> tuple[Copy, ...]:
+        """Pairs of volumes of different patients that are copies of one another, in the order of rows.
 
-        Block means, standardised within each volume (so that gain and offset do not matter), less their
-        mean over the cohort (so that the anatomy all share does not count as likeness). A volume in which
-        nothing is left has a row of zeros.
+        Looked for once; later they are read from the bank's folder, if that could be written.
         """
-        return self._described(self._blocks)
-
-    def near_duplicates(self, a: Sequence[int], b: Sequence[int], threshold: float = 0.98) -> tuple[Twin, ...]:
-        """Pairs of a row of `a` and another of `b` that correlate above `threshold`, as is or mirrored."""
-        if not len(b):
-            return ()
-        rows_b = np.asarray(b, dtype=np.int64)
-        right = self.descriptors[rows_b]
-        mirror = self._described(self._blocks[rows_b][:, :, ::-1])
-        twins: list[Twin] = []
-        for start in range(0, len(a), 512):  # so that the table of correlations stays small
-            rows_a = np.asarray(a[start : start + 512], dtype=np.int64)
-            for mirrored, side in ((False, right), (True, mirror)):
-                table = self.descriptors[rows_a] @ side.T  # [<= 512, len(b)]
-                for i, j in np.argwhere(table > threshold):
-                    if rows_a[i] != rows_b[j]:
-                        twins.append(Twin(int(rows_a[i]), int(rows_b[j]), float(table[i, j]), mirrored))
-        return tuple(twins)
-
-    @cached_property
-    def _common(self) -> npt.NDArray[np.float32]:
-        mean: npt.NDArray[np.float32] = _standardised(self._blocks).mean(axis=0)  # [C, 12, 12, 12]
-        return mean
-
-    def _described(self, blocks: Array) -> npt.NDArray[np.float32]:
-        rows = (_standardised(blocks) - self._common).reshape(len(blocks), -1)
-        length = np.linalg.norm(rows, axis=1, keepdims=True)
-        described: npt.NDArray[np.float32] = np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)
-        return described
+        file = self.folder / "copies.json"
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            if kept["version"] == COPIES_VERSION:
+                return tuple(Copy(**pair) for pair in kept["copies"])
+        except (OSError, ValueError, KeyError, TypeError):  # none yet, or cut short: looked for anew
+            pass
+        blocks = torch.from_numpy(self._blocks.astype(np.float32))
+        patients = [str(item.patient) for item in self.items]
+        found = find_copies(blocks, patients, self.batch, self.shape[1:])
+        told = {"version": COPIES_VERSION, "copies": [asdict(copy) for copy in found]}
+        with contextlib.suppress(OSError):  # a cache that is full or only to be read: looked for again next time
+            _write_whole(file, json.dumps(told))
+        return found
 
 
 def open_bank(dataset: Dataset, cache: Path, progress: Progress | None = None) -> VolumeBank:
@@ -227,7 +202,7 @@ def _build(dataset: Dataset, fingerprint: str, folder: Path, progress: Progress 
             f"cache folder {folder.parent}: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free; use another (--cache)"
         )
     hashes: list[str] = []
-    blocks = np.empty((len(items), dataset.shape[0], BLOCKS, BLOCKS, BLOCKS), dtype=np.float32)
+    blocks = np.empty((len(items), BLOCKS, BLOCKS, BLOCKS), dtype=np.float16)
     # Written in order and not through a memory map: a full disk is then an error and not a crash.
     with (folder / "volumes.npy").open("wb") as file:
         _write_header(file, (len(items), *dataset.shape), storage)
@@ -297,16 +272,20 @@ def content_hash(volume: npt.NDArray[np.float32]) -> str:
 
 
 def _block_means(volume: npt.NDArray[np.float32]) -> Array:
-    means: Array = F.adaptive_avg_pool3d(torch.from_numpy(np.ascontiguousarray(volume)), BLOCKS).numpy()
+    means: Array = F.adaptive_avg_pool3d(torch.from_numpy(volume.mean(axis=0))[None], BLOCKS)[0].numpy()
     return means
 
 
-def _standardised(blocks: Array) -> npt.NDArray[np.float32]:
-    """Each volume's blocks [N, C, 12, 12, 12] with mean 0 and standard deviation 1 (or all 0)."""
-    centred = blocks - blocks.mean(axis=(1, 2, 3, 4), keepdims=True)
-    spread = centred.std(axis=(1, 2, 3, 4), keepdims=True)
-    out: npt.NDArray[np.float32] = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-6)
-    return out
+def _write_whole(file: Path, text: str) -> None:
+    """A reader sees all of it or nothing."""
+    handle, name = tempfile.mkstemp(prefix=".writing-", dir=file.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(name, file)  # noqa: PTH105 - as everywhere here
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -257,6 +257,7 @@ def _audit(record: Any, rows: int) -> Audit:
     clean = record.get("outcome") == "clean"
     parts = {name: record[name] for name in ("planned", "served") if isinstance(record.get(name), Mapping)}
     checks = [line for name, part in (parts or {"": record}).items() for line in _checks(name, part)]
+    checks += _reach(record)
     verdict = "Clean: no test patient, and no copy of a test volume, in anything that shaped a scored model."
     covered = record.get("n_cells")
     if not clean:
@@ -276,6 +277,20 @@ def _checks(name: str, part: Mapping[str, Any]) -> list[str]:
     for kind in ("findings", "warnings"):
         lines += [f"{before}{kind[:-1]}: {_leak(one)}" for one in part.get(kind) or ()]
     return lines
+
+
+def _reach(record: Mapping[str, Any]) -> list[str]:
+    """Which copies the audit can find, and what nobody can prove of the data."""
+    near = record.get("near_duplicates")
+    if not isinstance(near, Mapping):
+        lines = [
+            "when this run was made, copies that were moved, turned, rescaled or flipped up-down were not looked for"
+        ]
+    elif looked_for := near.get("looked_for"):
+        lines = [f"copies of one volume under two patients were looked for: {'; '.join(map(str, looked_for))}"]
+    else:
+        lines = ["copies that are not equal were not looked for (audit.near_duplicates=off)"]
+    return lines + ([f"not provable: {record['caveat']}"] if record.get("caveat") else [])
 
 
 def _leak(found: Mapping[str, Any]) -> str:

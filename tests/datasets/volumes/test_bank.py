@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from voxbench.datasets.base import Dataset, DatasetError, DatasetOptions, Item
 from voxbench.datasets.volumes import bank as bank_module
@@ -225,41 +226,32 @@ def test_the_hash_sees_content_and_not_mirroring() -> None:
     assert content_hash(volume) != content_hash(changed)
 
 
-class Anatomy(Noise):
-    """One common anatomy with small differences; the last three are altered copies of the first three."""
-
-    name = "anatomy"
+class Twins(Noise):
+    """Volumes of which the last is the first one, moved by two voxels; patients differ."""
 
     def read(self, item: Item) -> npt.NDArray[np.float32]:
-        from scipy.ndimage import gaussian_filter
-
-        def smooth(*seed: int) -> npt.NDArray[np.float32]:
-            drawn = np.random.default_rng(seed).random((20, 20, 20))
-            made = gaussian_filter(drawn, 1.5)
-            return ((made - made.min()) / (made.max() - made.min())).astype(np.float32)
-
-        def person(i: int) -> npt.NDArray[np.float32]:
-            return (0.8 * smooth(1) + 0.2 * smooth(2, i)).astype(np.float32)
-
-        i = int(item.volume[1:])
-        if i < self.n - 3:
-            return person(i)[None]
-        source = person(i - (self.n - 3))
-        copies = (source[::-1], 0.7 * source + 0.1, source + 0.01 * smooth(3))
-        return np.ascontiguousarray(copies[i - (self.n - 3)].astype(np.float32)[None]).clip(0, 1)
+        number = int(item.volume[1:])
+        drawn = np.random.default_rng(number % (self.n - 1)).random(self.shape[1:])
+        smooth = gaussian_filter(drawn, 1.5)
+        made = ((smooth - smooth.min()) / np.ptp(smooth)).astype(np.float32)
+        return np.roll(made, 2 * (number == self.n - 1), axis=2)[None]
 
 
-def test_near_duplicates_are_found_among_look_alikes(tmp_path: Path) -> None:
-    bank = open_bank(Anatomy(n=23, side=20), tmp_path)
-    assert bank.descriptors.shape == (23, 12**3)
-    found = bank.near_duplicates(range(20), range(20, 23), threshold=0.9)
-    assert {(twin.a, twin.b, twin.mirrored) for twin in found} == {
-        (0, 20, True),
-        (1, 21, False),
-        (2, 22, False),
-    }
-    assert bank.near_duplicates(range(3, 12), range(12, 20), threshold=0.9) == ()
-    assert bank.near_duplicates([5], [5]) == (), "a volume is not its own duplicate"
+def test_copies_are_looked_for_once_and_kept_with_the_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = open_bank(Twins(n=9, side=24), tmp_path)
+    found = bank.copies
+    assert [(copy.a, copy.b) for copy in found] == [(0, 8)]
+    monkeypatch.setattr(bank_module, "find_copies", lambda *_: pytest.fail("looked for again"))
+    assert VolumeBank(bank.folder).copies == found
+    monkeypatch.undo()
+    (bank.folder / "copies.json").write_text('{"version": 1, "cop')  # cut short
+    assert VolumeBank(bank.folder).copies == found
+    assert sorted(path.name for path in bank.folder.iterdir()) == [
+        "blocks.npy",
+        "copies.json",
+        "meta.json",
+        "volumes.npy",
+    ]
 
 
 def test_no_volumes_is_an_error(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""Copies of one volume under two patients: shifted, turned, rescaled, flipped, or changed in contrast.
+
+Every pair is scored by a descriptor (`likeness`); the likeliest few of every volume are registered (`registration`),
+and a pair is a copy where their edges then agree. What was looked for and how surely it is found stands in `PROMISE`,
+measured by ``docs/measure/copies.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor
+
+from voxbench.datasets.volumes.likeness import Likeness
+from voxbench.datasets.volumes.poses import FLIPS
+from voxbench.datasets.volumes.registration import edge_likeness, register
+
+VERSION = 1  # raise it whenever other copies are found: banks keep what was found
+BLOCKS = 16  # block means along each axis, from which candidates are found
+CANDIDATES = 4  # of every volume, that are registered
+FLOOR = 0.85  # edge likeness from which a pair is kept; what counts as a copy is for the audit to say
+ROWS, FEW = 64, 16  # volumes whose candidates are registered, and pairs whose edges are compared, at a time
+COARSE_STEPS, FINE_STEPS = 5, 2  # of the registration, on blocks and at each finer size
+SIZES = (32, 64)  # voxels along each axis at which edges are compared, the last or the volumes' own deciding
+GATE, EDGE_GATE = 0.88, 0.90  # correlation of registered blocks, and of their edges, below which a pair is left
+WORTH_REFINING = 0.85  # edge likeness before the finer registration
+
+PROMISE = ("shifts of up to 10 % along every axis",)
+
+Volumes = Callable[[Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Two volumes of one origin: rows of the bank, and the correlation of their edges once registered."""
+
+    a: int
+    b: int
+    likeness: float
+
+
+def find_copies(blocks: Tensor, patients: Sequence[str], volumes: Volumes, shape: Sequence[int]) -> tuple[Copy, ...]:
+    """All pairs of rows a < b of different patients that are copies, by row.
+
+    `blocks` is float32 [N, BLOCKS, BLOCKS, BLOCKS] in [0, 1]; `volumes` gives float32 [n, C, D, H, W] of rows, and
+    `shape` is their D, H, W.
+    """
+    if len(blocks) < 2:
+        return ()
+    aspect = _aspect(shape)
+    best: dict[tuple[int, int], float] = {}  # of a pair's mirror images the likeliest
+    for rows, others, flips, wanted in _candidates(Likeness(blocks), patients):
+        # Of the two the other is turned round: candidates of one volume then share its preparation.
+        moving = _mirrored(blocks[others.flatten()], flips.flatten()).reshape(*others.shape, *blocks.shape[1:])
+        poses, reached = register(blocks[rows], moving, COARSE_STEPS, aspect=aspect)
+        kept = wanted & (reached > GATE)
+        fixed = blocks[rows][:, None].expand(moving.shape)
+        kept[kept.clone()] = edge_likeness(fixed[kept], moving[kept], poses[kept]) > EDGE_GATE
+        pairs = torch.stack([rows[kept.nonzero()[:, 0]], others[kept]], 1)
+        for start in range(0, len(pairs), FEW):
+            some = slice(start, start + FEW)
+            alike = _edges(pairs[some], flips[kept][some], poses[kept][some], volumes, shape)
+            for (a, b), likeness in zip(pairs[some].tolist(), alike.tolist(), strict=True):
+                best[a, b] = max(best.get((a, b), 0.0), likeness)
+    return tuple(Copy(a, b, likeness) for (a, b), likeness in sorted(best.items()) if likeness >= FLOOR)
+
+
+def _candidates(scores: Likeness, patients: Sequence[str]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Rows [n], their likeliest others [n, k], how these are flipped [n, k], and which are pairs at all [n, k]."""
+    people = torch.from_numpy(np.unique(np.asarray(patients), return_inverse=True)[1])
+    everyone = torch.arange(len(people))
+    for start in range(0, len(people) - 1, ROWS):
+        rows = everyone[start : min(start + ROWS, len(people) - 1)]
+        later = slice(start + 1, len(people))
+        barred = (everyone[later] <= rows[:, None]) | (people[later] == people[rows, None])
+        count = min(CANDIDATES, len(people) - start - 1)
+        tops = []
+        for flip in range(len(FLIPS)):
+            table = scores.of(slice(start, start + len(rows)), flip, later).masked_fill_(barred, -torch.inf)
+            tops.append(table.topk(count))
+        values, which = torch.cat([top.values for top in tops], 1).topk(count)
+        others = torch.cat([top.indices for top in tops], 1).gather(1, which) + start + 1
+        yield rows, others, which // count, values > -torch.inf
+
+
+def _edges(pairs: Tensor, flips: Tensor, poses: Tensor, volumes: Volumes, shape: Sequence[int]) -> Tensor:
+    """Edge likeness [P] of pairs [P, 2] at the finest size, or at the first at which they differ plainly."""
+    alike = torch.ones(len(pairs))
+    going = torch.arange(len(pairs))
+    whole = [volumes(pairs[:, side].tolist()).mean(1) for side in (0, 1)]  # [P, D, H, W]
+    whole[1] = _mirrored(whole[1], flips)
+    for size in sorted({min(size, max(shape)) for size in SIZES}):
+        for steps, enough in ((0, WORTH_REFINING), (FINE_STEPS, FLOOR)):
+            fixed, moving = (_pooled(side[going], size) for side in whole)
+            if steps:
+                begin = poses[going][:, None]
+                poses[going] = register(fixed, moving[:, None], steps, begin, _aspect(shape))[0][:, 0]
+            alike[going] = edge_likeness(fixed, moving, poses[going])
+            going = going[alike[going] >= enough]
+            if not len(going):
+                return alike
+    return alike
+
+
+def _mirrored(volumes: Tensor, flips: Tensor) -> Tensor:
+    """Volumes [P, D, H, W], each with the axes of its flip turned round."""
+    made = volumes.clone()
+    for number, axes in enumerate(FLIPS):
+        made[flips == number] = volumes[flips == number].flip([axis + 1 for axis in axes])
+    return made
+
+
+def _pooled(volumes: Tensor, size: int) -> Tensor:
+    """Volumes [P, D, H, W] with at most `size` voxels along each axis."""
+    depth, height, width = (min(size, side) for side in volumes.shape[1:])
+    if (depth, height, width) == volumes.shape[1:]:
+        return volumes
+    return F.adaptive_avg_pool3d(volumes[:, None], (depth, height, width))[:, 0]
+
+
+def _aspect(shape: Sequence[int]) -> list[float]:
+    return [side / max(shape) for side in shape]
