@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from coverage import Setting, auprc, cohort
 
 from voxbench.reports.stats.bootstrap import patient_weights
 from voxbench.reports.stats.calibration import reliability
 from voxbench.reports.stats.label_efficiency import labels_to_reach
 from voxbench.reports.stats.ranks import rank_test
 from voxbench.reports.stats.recall import weighted_share
-from coverage import Setting, auprc, cohort
 
 
 def ranks(datasets: int, methods: int, alike: float, repetitions: int) -> tuple[float, float]:
@@ -66,20 +66,16 @@ def efficiency(patients: int, repetitions: int) -> float:
 
 
 if __name__ == "__main__":
-    for datasets in (5, 8):
-        for alike in (0.3, 0.6):
-            one, each = ranks(datasets, 4, alike, 400)
-            print(
-                f"ranks, {datasets} datasets of three fractions alike by {alike}: {one:.3f}; each fraction a block {each:.3f}",
-                flush=True,
-            )
-    for patients in (8, 20, 60):
+    for alike in (0.3, 0.6):
+        one, each = ranks(5, 4, alike, 200)
         print(
-            f"recall of {patients} patients: "
-            + " ".join(f"{p}: {recall(patients, p, 600):.3f}" for p in (0.5, 0.8, 0.95)),
-            flush=True,
+            f"ranks, 5 datasets, fractions alike by {alike}: {one:.3f}; each fraction a block: {each:.3f}", flush=True
         )
+    for patients in (8, 20, 60):
+        covered = ", ".join(f"{often}: {recall(patients, often, 600):.3f}" for often in (0.5, 0.8, 0.95))
+        print(f"recall of {patients} patients, covered at {covered}", flush=True)
     for units in (20, 80, 400):
-        print(f"calibration, {units} units: perfect shows %.3f, printed %.3f" % calibration(units, 200), flush=True)
+        shown, printed = calibration(units, 200)
+        print(f"calibration, {units} units: perfect shows {shown:.3f}, printed {printed:.3f}", flush=True)
     for patients in (100, 300):
         print(f"label efficiency, {patients} patients: covered {efficiency(patients, 300):.3f}", flush=True)
