@@ -1,4 +1,5 @@
-"""python others.py: ranks over datasets, recall by finding, calibration, class weights, label efficiency."""
+"""python others.py: the t-test on one split, ranks over datasets, recall by finding, calibration, label
+efficiency."""
 
 from __future__ import annotations
 
@@ -10,6 +11,23 @@ from voxbench.reports.stats.calibration import reliability
 from voxbench.reports.stats.label_efficiency import labels_to_reach
 from voxbench.reports.stats.ranks import rank_test
 from voxbench.reports.stats.recall import weighted_share
+from voxbench.reports.stats.ttest import corrected_resampled_t
+
+
+def t_test(folds: int, seeds: int, repetitions: int) -> tuple[float, float]:
+    """Type I error where the variance lies between folds: seeds averaged within a fold, and counted one by one.
+
+    Folds are correlated as the test's correction supposes.
+    """
+    rng = np.random.default_rng(0)
+    common, own = rng.normal(size=(repetitions, 1, 1)), rng.normal(size=(repetitions, folds, 1))
+    apart = np.sqrt(1 / folds) * common + np.sqrt(1 - 1 / folds) * own
+    apart = apart + 0.2 * rng.normal(size=(repetitions, folds, seeds))
+    ways = apart.mean(axis=2), apart.reshape(repetitions, -1)
+    first, second = (
+        float(np.mean([corrected_resampled_t(one, 1 / (folds - 1)).p < 0.05 for one in way])) for way in ways
+    )
+    return first, second
 
 
 def ranks(datasets: int, methods: int, alike: float, repetitions: int) -> tuple[float, float]:
@@ -66,6 +84,10 @@ def efficiency(patients: int, repetitions: int) -> float:
 
 
 if __name__ == "__main__":
+    for folds, seeds in ((5, 3), (3, 10)):
+        averaged, counted = t_test(folds, seeds, 4000)
+        what = f"t-test, {folds} folds x {seeds} seeds on one split"
+        print(f"{what}: averaged {averaged:.3f}, counted {counted:.3f}", flush=True)
     for alike in (0.3, 0.6):
         one, each = ranks(5, 4, alike, 200)
         print(
