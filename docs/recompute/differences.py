@@ -29,10 +29,10 @@ def differences(run):
     for fraction in np.unique(scores.fraction):
         for first, second in family(scores[scores.fraction == fraction].method.unique(), cells, fraction, measures):
             apart = cells[first, fraction] - cells[second, fraction]
-            mean, spread = apart[0].mean(), error(apart)
+            mean, spread = apart[0].mean(), np.maximum(error(apart), 1e-300)
             better = np.mean((apart[0] > 0) + 0.5 * (apart[0] == 0))
             each = replicates(scores, run, apart[0])
-            t_error = np.sqrt((1 / len(each) + ratio) * each.var(ddof=1))  # Nadeau and Bengio
+            t_error = np.maximum(1e-300, np.sqrt((1 / len(each) + ratio) * each.var(ddof=1)))  # Nadeau and Bengio
             p, p_t = 2 * norm.sf(abs(mean) / spread), 2 * student.sf(abs(each.mean()) / t_error, len(each) - 1)
             ends = mean - Z * spread, mean + Z * spread
             rows.append((fraction, first, second, len(apart), mean, *ends, p, p_t, better))

@@ -28,6 +28,7 @@ table = pd.concat(blocks).rename_axis("method").reset_index()
 ranks = pd.DataFrame(means).T.dropna(axis="columns").rank(axis="columns")  # a row a dataset
 n, k = ranks.shape
 table["average_rank"] = table.method.map(ranks.mean()) if n > 1 and k > 1 else np.nan
+table[["friedman_p", "critical_difference"]] = np.nan  # of fewer than five datasets
 if n >= 5 and k >= 2:
     drawn = np.random.default_rng(SEED).permuted(np.tile(ranks, (9999, 1)), axis=1).reshape(9999, n, k)
     spread, observed = (drawn.sum(axis=1) ** 2).sum(axis=1), (ranks.sum() ** 2).sum()

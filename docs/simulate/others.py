@@ -1,15 +1,33 @@
-"""python others.py: ranks over datasets, recall by finding, calibration, class weights, label efficiency."""
+"""python others.py: the t-test on one split, ranks over datasets, recall by finding, calibration, label
+efficiency."""
 
 from __future__ import annotations
 
 import numpy as np
+from coverage import Setting, auprc, cohort
 
 from voxbench.reports.stats.bootstrap import patient_weights
 from voxbench.reports.stats.calibration import reliability
 from voxbench.reports.stats.label_efficiency import labels_to_reach
 from voxbench.reports.stats.ranks import rank_test
 from voxbench.reports.stats.recall import weighted_share
-from coverage import Setting, auprc, cohort
+from voxbench.reports.stats.ttest import corrected_resampled_t
+
+
+def t_test(folds: int, seeds: int, repetitions: int) -> tuple[float, float]:
+    """Type I error where the variance lies between folds: seeds averaged within a fold, and counted one by one.
+
+    Folds are correlated as the test's correction supposes.
+    """
+    rng = np.random.default_rng(0)
+    common, own = rng.normal(size=(repetitions, 1, 1)), rng.normal(size=(repetitions, folds, 1))
+    apart = np.sqrt(1 / folds) * common + np.sqrt(1 - 1 / folds) * own
+    apart = apart + 0.2 * rng.normal(size=(repetitions, folds, seeds))
+    ways = apart.mean(axis=2), apart.reshape(repetitions, -1)
+    first, second = (
+        float(np.mean([corrected_resampled_t(one, 1 / (folds - 1)).p < 0.05 for one in way])) for way in ways
+    )
+    return first, second
 
 
 def ranks(datasets: int, methods: int, alike: float, repetitions: int) -> tuple[float, float]:
@@ -66,20 +84,20 @@ def efficiency(patients: int, repetitions: int) -> float:
 
 
 if __name__ == "__main__":
-    for datasets in (5, 8):
-        for alike in (0.3, 0.6):
-            one, each = ranks(datasets, 4, alike, 400)
-            print(
-                f"ranks, {datasets} datasets of three fractions alike by {alike}: {one:.3f}; each fraction a block {each:.3f}",
-                flush=True,
-            )
-    for patients in (8, 20, 60):
+    for folds, seeds in ((5, 3), (3, 10)):
+        averaged, counted = t_test(folds, seeds, 4000)
+        what = f"t-test, {folds} folds x {seeds} seeds on one split"
+        print(f"{what}: averaged {averaged:.3f}, counted {counted:.3f}", flush=True)
+    for alike in (0.3, 0.6):
+        one, each = ranks(5, 4, alike, 200)
         print(
-            f"recall of {patients} patients: "
-            + " ".join(f"{p}: {recall(patients, p, 600):.3f}" for p in (0.5, 0.8, 0.95)),
-            flush=True,
+            f"ranks, 5 datasets, fractions alike by {alike}: {one:.3f}; each fraction a block: {each:.3f}", flush=True
         )
+    for patients in (8, 20, 60):
+        covered = ", ".join(f"{often}: {recall(patients, often, 600):.3f}" for often in (0.5, 0.8, 0.95))
+        print(f"recall of {patients} patients, covered at {covered}", flush=True)
     for units in (20, 80, 400):
-        print(f"calibration, {units} units: perfect shows %.3f, printed %.3f" % calibration(units, 200), flush=True)
+        shown, printed = calibration(units, 200)
+        print(f"calibration, {units} units: perfect shows {shown:.3f}, printed {printed:.3f}", flush=True)
     for patients in (100, 300):
         print(f"label efficiency, {patients} patients: covered {efficiency(patients, 300):.3f}", flush=True)

@@ -83,8 +83,9 @@ def compare_methods(
     grid: Grid, draws: Mapping[Place, Floats], test_per_train: float
 ) -> dict[float, tuple[Comparison, ...]]:
     """All comparisons of the family, by fraction. `draws` has the AUPRC of every compared cell in all resamples."""
+    averaged = grid.seeds_share_splits
     found = [
-        _comparison(grid, fraction, first, second, draws, test_per_train)
+        _comparison(grid, fraction, first, second, draws, test_per_train, averaged)
         for fraction in grid.fractions
         for first, second in family(grid, fraction)
     ]
@@ -120,7 +121,13 @@ def mean_of(draws: Sequence[Floats]) -> Floats:
 
 
 def _comparison(
-    grid: Grid, fraction: float, first: str, second: str, draws: Mapping[Place, Floats], test_per_train: float
+    grid: Grid,
+    fraction: float,
+    first: str,
+    second: str,
+    draws: Mapping[Place, Floats],
+    test_per_train: float,
+    averaged: bool,
 ) -> Comparison:
     pairs = list(zip(grid.ok(first, fraction), grid.ok(second, fraction), strict=True))
     apart = np.array([ours.auprc - theirs.auprc for ours, theirs in pairs])  # [J]
@@ -128,7 +135,8 @@ def _comparison(
     # A resample in which a cell has one class only is undefined for both methods: they share its units.
     error = standard_error(mean_of([draws[a.place] - draws[b.place] for a, b in pairs]))
     low, high = difference_interval(difference, error)
-    test = corrected_resampled_t(_replicates(grid, [cell for cell, _ in pairs], apart), test_per_train)
+    each = _fold_means([cell for cell, _ in pairs], apart) if averaged else apart
+    test = corrected_resampled_t(each, test_per_train)
     return Comparison(
         fraction=fraction,
         first=first,
@@ -146,13 +154,8 @@ def _comparison(
     )
 
 
-def _replicates(grid: Grid, cells: Sequence[Cell], apart: Floats) -> Floats:
-    """The differences that the t-test counts, [J]: one a split and fold.
-
-    Seeds that share a split are no new replicates of it: they are averaged within a fold.
-    """
-    if not grid.seeds_share_splits:
-        return apart
+def _fold_means(cells: Sequence[Cell], apart: Floats) -> Floats:
+    """The mean of the differences in each fold: seeds that share a split are no replicates of it."""
     folds = np.array([cell.place.fold for cell in cells])
     return np.array([apart[folds == fold].mean() for fold in np.unique(folds)])
 

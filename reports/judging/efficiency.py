@@ -87,7 +87,8 @@ def _centred(values: Sequence[float], draws: Sequence[Floats]) -> Floats:
     """Means of the draws [B], moved to lie around the mean of the `values`: resampled average precision leans upwards,
     weak scores more than strong ones."""
     drawn = mean_of(draws)
-    return drawn - np.nanmean(drawn) + float(np.mean(values))
+    known = drawn[~np.isnan(drawn)]
+    return drawn - known.mean() + float(np.mean(values)) if known.size else drawn
 
 
 def _labels(cells: Sequence[Cell]) -> float:

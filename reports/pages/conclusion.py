@@ -200,8 +200,8 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
         )
     if len(grid.folds) == 1 < len(grid.seeds) and any(len(pairs) for pairs in analysis.comparisons.values()):
         limits.append(
-            "One split: what is separable here speaks of other test patients and of other seeds and draws of labels from "
-            "this training part, not of other training patients."
+            "One split: what is separable here speaks of other test patients, and of other seeds and draws of labels "
+            "from this training part, not of other training patients."
         )
     low = _no_better_than_chance(analysis)
     if low:

@@ -91,12 +91,11 @@ def _threshold(analysis: Analysis) -> str:
         return "as the run called it"
     if len(analysis.grid.classes) > 2:
         return "where its probability stands highest above its share of the training labels"
-    chosen = any(cell.row is not None and cell.row.n_val_labels > 0 for cell in analysis.grid.scored)
-    return (
-        "from the threshold on that was chosen on validation, by yardsticks from its share of the training labels on"
-        if chosen
-        else "from its share of the training labels on"
-    )
+    share = "from its share of the training labels on"
+    if not any(cell.row is not None and cell.row.n_val_labels > 0 for cell in analysis.grid.scored):
+        return share
+    others = f", by yardsticks {share}" if analysis.grid.yardsticks else ""
+    return f"from the threshold on that was chosen on validation{others}"
 
 
 def recalls(analysis: Analysis, method: str, fraction: float) -> Mapping[str, Share]:

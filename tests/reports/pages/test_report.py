@@ -54,7 +54,9 @@ def test_a_whole_run(make_run: MakeRun) -> None:
     assert [row["method"] for row in best] == ["residual"] * 3
     markdown = (run / "report" / "table.md").read_text(encoding="utf-8")
     assert markdown.count("**") == 6
-    assert "| no skill | 0.540 |" in markdown
+    grid = build_grid(read_run(run))
+    assert f"| no skill | {grid.no_skill:.3f} |" in markdown
+    assert 0.540 + 0.03 < grid.no_skill < 0.540 + 0.07  # the prevalence, and what small test parts add
 
 
 def test_a_strong_effect_is_separable_and_none_is_not(make_run: MakeRun) -> None:
@@ -118,8 +120,25 @@ def test_one_fold_and_one_seed(make_run: MakeRun) -> None:
 
 def test_official_split_with_seeds(make_run: MakeRun) -> None:
     run = make_run(methods=TWO, official=True, folds=4, seeds=(0, 1, 2))
-    assert_no_silent_nan(write_report(run))
+    report = write_report(run)
+    assert_no_silent_nan(report)
+    assert "not of other training patients" in " ".join(report.conclusion)
     assert all(0 <= float(row["p_t"]) <= 1 for row in rows_of(run, "comparisons.csv"))
+
+
+def test_a_folder_of_before_version_5_has_new_statistics_and_says_what_it_lacks(make_run: MakeRun) -> None:
+    run = make_run(methods=TWO, folds=4, seeds=(0, 1, 2), shared_splits=True, result_version=4)
+    report = write_report(run)
+    assert_no_silent_nan(report)
+    assert "they are no probabilities" in page_of(report)
+    assert "over folds, seeds averaged" in page_of(report)
+    assert all(row["brier"] == row["calibration_error"] == "" for row in rows_of(run, "metrics.csv"))
+    assert all(float(row["auroc"]) > 0 for row in rows_of(run, "metrics.csv"))
+    (pair, *_) = analysed(run).comparisons[0.1]
+    assert (pair.n_pairs, pair.t_df) == (12, 3)
+    newer = make_run("newer", methods=TWO, folds=4, seeds=(0, 1, 2))
+    assert analysed(newer).comparisons[0.1][0].t_df == 11
+    assert "no probabilities" not in page_of(write_report(newer))
 
 
 def test_p_values_of_an_official_split_do_not_depend_on_other_fractions(make_run: MakeRun) -> None:
@@ -145,14 +164,15 @@ def test_a_class_is_missing_from_a_test_part(make_run: MakeRun) -> None:
     assert sum(int(row["n_undefined"]) for row in rows_of(run, "table.csv")) > 0
 
 
-def test_constant_scores_are_no_skill(make_run: MakeRun) -> None:
+def test_constant_scores_have_the_prevalence(make_run: MakeRun) -> None:
     run = make_run(methods=TWO, constant=lambda m, f, k, s: m == "byol", patients=60)
     report = write_report(run)
     assert_no_silent_nan(report)
     assert "byol: 3 cells with the same score for every test unit" in page_of(report)
     for row in rows_of(run, "table.csv"):
         if row["method"] == "byol":
-            assert float(row["auprc_mean"]) == pytest.approx(float(row["no_skill"]), abs=1e-12)
+            assert float(row["auprc_mean"]) == pytest.approx(build_grid(read_run(run)).prevalence, abs=1e-12)
+            assert float(row["auprc_mean"]) < float(row["no_skill"])  # which a random ranking has
 
 
 def analysed(run: Path) -> Analysis:
@@ -206,12 +226,15 @@ def test_many_classes(make_run: MakeRun) -> None:
     report = write_report(run)
     assert_no_silent_nan(report)
     assert "phantom" not in " ".join(report.conclusion)
-    assert float(rows_of(run, "table.csv")[0]["no_skill"]) == pytest.approx(0.25)
+    grid = build_grid(read_run(run))
+    assert grid.prevalence == pytest.approx(0.25)
+    assert 0.25 < float(rows_of(run, "table.csv")[0]["no_skill"]) == pytest.approx(grid.no_skill) < 0.32
 
 
-def test_a_method_that_is_nearly_chance_is_called_so(make_run: MakeRun) -> None:
+def test_a_method_that_is_nearly_chance_is_called_so(make_run: MakeRun, tmp_path: Path) -> None:
     one = write_report(make_run("one", methods={"byol": 0.1, "supervised": 1.5}, fractions=(0.1,)))
-    assert "Not separable from no skill (0.540): byol at 10 %." in " ".join(one.conclusion)
+    chance = build_grid(read_run(tmp_path / "one")).no_skill
+    assert f"Not separable from no skill ({chance:.3f}): byol at 10 %." in " ".join(one.conclusion)
     both = write_report(make_run("both", methods={"byol": 0.1, "simclr": 0.1}, fractions=(0.1,)))
     assert "no method is separable from no skill" in both.conclusion[0]
 

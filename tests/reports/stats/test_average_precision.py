@@ -66,7 +66,7 @@ def test_no_skill_is_the_mean_over_all_rankings() -> None:
     labels = np.array([1, 0, 0, 1, 0, 0])
     every = [average_precision(labels == 1, np.array(order, dtype=np.float64))[0] for order in permutations(range(6))]
     assert no_skill(labels, 1) == pytest.approx(np.mean(every))
-    assert no_skill(labels, 1) > prevalence(labels, 1) + 0.2  # in so small a test part
+    assert no_skill(labels, 1) > prevalence(labels, 1) + 0.15  # in so small a test part
     drawn = shuffled(labels, 1, 20_000, np.random.default_rng(0))
     assert drawn.mean() == pytest.approx(np.mean(every), abs=0.005)
     assert np.quantile(drawn, [0.1, 0.9]) == pytest.approx(np.quantile(every, [0.1, 0.9]))

