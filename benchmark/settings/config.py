@@ -70,7 +70,7 @@ class StageRecipe(Recipe):
 
 
 class FinetuneRecipe(Recipe):
-    """Fine-tuning on labels, the same for all methods; by steps: fractions differ in labels before they do in length."""
+    """Fine-tuning on labels, the same for all methods."""
 
     steps: int = Field(ge=1, description="optimiser steps of the fewest labels")
     epochs: int = Field(default=0, ge=0, description="passes over the labels, where those are more steps")
