@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from voxbench.datasets.volumes.bank import VolumeBank
 from voxbench.datasets.volumes.resident import SHARE
+from voxbench.methods.base import MethodError
 
 MAPS_TOGETHER = 32  # on a GPU: more would gain nothing, and a median's windows take memory
 
@@ -53,7 +54,13 @@ class Targets:
             with torch.no_grad(), evaluating(self.module):
                 for first in range(0, len(missing), self.together):
                     some = missing[first : first + self.together]
-                    maps = self.make(self.bank.batch([self.members[row] for row in some], self.device))
+                    volumes = self.bank.batch([self.members[row] for row in some], self.device)
+                    maps = self.make(volumes)
+                    if maps.shape != volumes.shape:
+                        raise MethodError(
+                            f"its targets give {list(maps.shape)} for volumes {list(volumes.shape)}: give maps of the "
+                            "same shape"
+                        )
                     self.maps[some] = maps.to(self.maps.device, torch.float16)
                     self.made[some] = True
         return self.maps[list(rows)].to(self.device, torch.float32)
