@@ -34,9 +34,16 @@ class SparK(Method):
     name: ClassVar[str] = "spark"
     about: ClassVar[str] = "SparK: sparse masked modelling with a hierarchical decoder (Tian et al., ICLR 2023)"
 
+    sparse: ClassVar[bool] = True
+
     def __init__(self, encoder: Encoder, options: SparKOptions, shape: tuple[int, int, int, int]) -> None:
         super().__init__(encoder, options, shape)
         self.patch = encoder.strides[-1]  # voxels along an edge
+        if len(encoder.strides) < 2:
+            raise MethodError(
+                f"spark cannot train encoder {encoder.name}: with one level, what is predicted of a masked patch does "
+                "not depend on the visible ones"
+            )
         cells = math.prod(grid(shape[1:], self.patch))
         if cells < 2:
             raise MethodError(

@@ -9,7 +9,6 @@ import numpy as np
 
 from voxbench.benchmark.planning.plan import Plan
 from voxbench.benchmark.records.store import Store
-from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.config import Config
 from voxbench.benchmark.settings.keys import RESULT_VERSION, digest
 from voxbench.benchmark.training.evaluate import called
@@ -43,6 +42,7 @@ COLUMNS = [
     "error",
     "key",
     "role",
+    "start",
 ]
 SLOT = ("method", "fraction", "fold", "seed")
 
@@ -54,7 +54,7 @@ def current_cells(store: Store, plan: Plan, config: Config) -> list[dict[str, An
     folder are kept, unless the method, the encoder or voxbench itself has changed since.
     """
     planned = {(c.method, c.fraction, c.fold, c.seed): key for key, c in plan.cells.items()}
-    sources = {name: registry.source_digest("methods", config.method_spec(name)) for name in config.methods}
+    sources = {cell.method: cell.source for cell in plan.cells.values()}
     encoder = digest(config.encoder.identity("encoders"))
     found = [cell for cell in store.cells() if "cell" in cell and cell["result_version"] == RESULT_VERSION]
     found = [cell for cell in found if cell.get("encoder_digest") == encoder]
@@ -98,6 +98,7 @@ def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
         "falling": str(cell["falling"]).lower() if "falling" in cell else None,
         "error": cell.get("error"),
         "key": cell["key"],
+        "start": cell.get("start"),
     }
     return {column: row.get(column) for column in COLUMNS}
 

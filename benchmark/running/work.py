@@ -9,7 +9,6 @@ from typing import Any, Literal
 from voxbench.benchmark.planning.plan import CellPlan, StagePlan
 from voxbench.benchmark.records.privacy import coder_for
 from voxbench.benchmark.records.store import write_json
-from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.errors import USER_ERRORS, unexpected
 from voxbench.benchmark.settings.keys import RESULT_VERSION, digest
 from voxbench.benchmark.training.context import Context, Progress
@@ -65,9 +64,12 @@ def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
         if record["status"] == "ok":
             context.store.drop_checkpoint(job.key)
     else:
-        source = registry.source_digest("methods", context.config.method_spec(job.method))
         names, labels = cell_names(context, job), label_counts(context, job)
-        sources = {"source": source, "encoder_digest": digest(context.config.encoder.identity("encoders"))}
+        sources = {
+            "source": job.source,
+            "start": job.start,
+            "encoder_digest": digest(context.config.encoder.identity("encoders")),
+        }
         record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), **sources}
         write_json(context.store.cell_path(job.method, job.key), record)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from voxbench.benchmark.settings.config import Config
 from voxbench.benchmark.settings.errors import USER_ERRORS, BenchError, unexpected
 from voxbench.benchmark.settings.keys import derive_seed
 from voxbench.datasets.base import Dataset
-from voxbench.methods.base import Encoder, Method
+from voxbench.methods.base import Encoder, Method, MethodError
 
 Shape = tuple[int, int, int, int]
 Module = TypeVar("Module", bound=nn.Module)
@@ -51,8 +52,9 @@ def build_dataset(config: Config, root: Path | None) -> Dataset:
 def build_encoder(config: Config, shape: Shape, seed: int, fold: int | None) -> Encoder:
     """The common encoder: one initialisation a seed (and fold, with a pretraining a fold), the same for all methods."""
     kind = registry.load("encoders", config.encoder.spec)
+    told = {"shape": shape} if "shape" in inspect.signature(kind).parameters else {}
     with seeded(seed, fold, "encoder"), blamed("encoder", config.encoder.spec):
-        encoder: Encoder = kind(kind.Options(**config.encoder.options), shape[0])
+        encoder: Encoder = kind(kind.Options(**config.encoder.options), shape[0], **told)
     return encoder
 
 
@@ -62,8 +64,19 @@ def build_method(config: Config, name: str, shape: Shape, seed: int, fold: int |
     kind = registry.load("methods", spec)
     encoder = build_encoder(config, shape, seed, fold)
     with seeded(seed, fold, "method"), blamed("method", spec):
+        sizes = _sizes(encoder)
         method: Method = kind(encoder, kind.Options(**config.methods[name]), shape)
+        if method.encoder is not encoder:
+            raise MethodError(f"{name}: puts another encoder in the place of the one it is given: train that one")
+        if _sizes(encoder) != sizes:
+            changed = sorted({one for one, _ in _sizes(encoder) ^ sizes})
+            raise MethodError(f"{name}: changes what the encoder is made of ({changed[0]}): put heads beside it")
     return method
+
+
+def _sizes(encoder: Encoder) -> set[tuple[str, tuple[int, ...]]]:
+    """What fine-tuning will look for: names and shapes of the encoder's state."""
+    return {(name, tuple(value.shape)) for name, value in encoder.state_dict().items()}
 
 
 def placed(module: Module, device: torch.device) -> Module:
