@@ -158,8 +158,6 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
     preset = read_preset(given.preset)
     if not isinstance(preset.get("dataset"), dict):
         raise BenchError(f"preset {given.preset}: dataset: expected a mapping with a name")
-    if given.dataset is not None and flags["dataset"]["name"] != preset.get("dataset", {}).get("name"):
-        preset = {key: value for key, value in preset.items() if key != "dataset"}  # options of another dataset
     layers = [preset, flags, *(parse_setting(text) for text in given.settings)]
     methods = _methods(given.methods, yardsticks=given.yardsticks)
     config = resolve(layers, methods)

@@ -239,7 +239,7 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
     """
     data: dict[str, Any] = {}
     for layer in layers:
-        data = merge(data, layer)
+        data = merge(_without_replaced(data, layer), layer)
     options = data.get("methods") or {}
     if not isinstance(options, Mapping) or not all(isinstance(value, Mapping | None) for value in options.values()):
         raise BenchError("methods: expected options by method, e.g. --set methods.spark.mask_ratio=0.5")
@@ -272,6 +272,18 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
             "methods": filled["methods"],
         }
     )
+
+
+def _without_replaced(data: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` less the options of a dataset or encoder in whose place `layer` puts another: they are not the other's."""
+    kept = dict(data)
+    for kind in ("dataset", "encoder"):
+        old, new = data.get(kind), layer.get(kind)
+        if not (isinstance(old, Mapping) and isinstance(new, Mapping)) or "name" not in new:
+            continue
+        if new["name"] not in (old.get("name"), old.get("source")):
+            del kept[kind]
+    return kept
 
 
 def _specs(methods: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from voxbench.benchmark.training.targets import evaluating
+from voxbench.benchmark.training.targets import in_mode
 from voxbench.methods.base import Encoder, Method, MethodError, Stage
 
 SLACK = 1e-9  # of a step: sums of shares are not exact
@@ -26,8 +26,8 @@ class Passes:
     costs: a crop counts by its share of voxels, and so does a masked volume of which the encoder leaves places out.
     """
 
-    def __init__(self, method: Method, volume: Tensor) -> None:
-        """`volume` [1, C, D, H, W] is passed once, to learn what one costs."""
+    def __init__(self, method: Method, volumes: Tensor) -> None:
+        """`volumes` [2, C, D, H, W] are passed once, to learn what one costs."""
         self._on = False
         self._work = {"own": 0, "copies": 0, "forward": 0}
         self._hooks = [
@@ -37,7 +37,7 @@ class Passes:
             for layer in encoder.modules()
             if isinstance(layer, _ConvNd | nn.Linear)
         ]
-        self._one = self._cost_of(method.encoder, volume)
+        self._one = self._cost_of(method.encoder, volumes)
 
     @property
     def countable(self) -> bool:
@@ -84,10 +84,15 @@ class Passes:
     def _volumes(self, kind: str) -> float:
         return self._work[kind] / self._one if self._one else 0.0
 
-    def _cost_of(self, encoder: Encoder, volume: Tensor) -> int:
-        with torch.no_grad(), evaluating(encoder), self._counting():
-            encoder(volume)
-        cost, self._work["forward"] = self._work["forward"], 0
+    def _cost_of(self, encoder: Encoder, volumes: Tensor) -> int:
+        """Of one volume, in a pass as training makes it: in eval mode some layers take a way that calls no parts."""
+        kept = {name: value.clone() for name, value in encoder.state_dict().items()}
+        devices = [volumes.device] if volumes.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), in_mode(encoder, training=True), self._counting():
+            encoder(volumes)
+        encoder.load_state_dict(kept)  # running statistics have moved
+        cost = sum(self._work.values()) // len(volumes)
+        self._work = dict.fromkeys(self._work, 0)
         return cost
 
     @contextmanager

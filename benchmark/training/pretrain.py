@@ -50,7 +50,7 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
     placed(method, context.device)
     with Meter(context.device) as meter:
         loader = _loader(context, plan, stage, method)
-        passes = Passes(method, context.bank.batch(plan.members[:1], context.device))
+        passes = Passes(method, context.bank.batch(plan.members[:2], context.device))
         pace = Pace(stage, recipe.volumes, loader.volumes_per_step, passes)
         training = start(stage.module, recipe, pace.declared, stage.groups)
         moved = Moved(method, stage, passes)

@@ -90,13 +90,20 @@ def _in_files(folder: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode for a block."""
+    with in_mode(module, training=False):
+        yield
+
+
+@contextmanager
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or eval mode for a block; then each part is as it was."""
     before = [(part, part.training) for part in module.modules()]
-    module.eval()
+    module.train(training)
     try:
         yield
     finally:
-        for part, training in before:
-            part.training = training
+        for part, mode in before:
+            part.training = mode
 
 
 def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap | None:
