@@ -207,6 +207,40 @@ def profile(
 
 
 @app.command()
+def check(
+    methods: Annotated[
+        list[str] | None, typer.Argument(metavar="METHOD ...", help="Names, or path/to/file.py:Class; none: encoders.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoders to check, and methods on each; not given: the preset's.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="quick, small, paper, or a YAML file.")] = "quick",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting of the configuration.")] = None,
+    size: Annotated[int, typer.Option(min=8, help="Voxels along an edge of the phantoms.")] = 32,
+    cache: Annotated[Path | None, typer.Option(help="As for bench run.")] = None,
+) -> None:
+    """Hold a method or an encoder of your own to the contract, a line a rule, before any compute is spent.
+
+    [bold]Examples[/bold]
+
+    bench check my_method.py:MyMethod
+
+    bench check my_method.py:MyMethod --encoder resnet,my_encoder.py:MyEncoder --size 16
+    """
+    from voxbench.benchmark.commands import check as command_check
+
+    given = command_check.Checked(
+        methods=command_check.asked(methods or ()),
+        encoders=command_check.listed(encoder),
+        preset=preset,
+        settings=tuple(settings or ()),
+        size=size,
+        cache=cache,
+    )
+    raise typer.Exit(command_check.execute(given, console))
+
+
+@app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     reference: Annotated[

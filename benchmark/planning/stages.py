@@ -7,30 +7,30 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from voxbench.benchmark.settings.errors import nearest
+from voxbench.benchmark.settings.errors import ContractError, nearest
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.views.policies import policies
-from voxbench.methods.base import Method, MethodError, Role, Stage, View
+from voxbench.methods.base import Method, Role, Stage, View
 
 
 def checked_stages(name: str, method: Method) -> tuple[Stage, ...]:
     """The stages of a method. Raises MethodError, in a line that names method, stage and rule."""
     if method.role not in get_args(Role):
-        raise MethodError(f"method {name}: no role is called {method.role!r}: {nearest(method.role, get_args(Role))}")
+        raise ContractError(f"method {name}: no role is called {method.role!r}: {nearest(method.role, get_args(Role))}")
     stages: Any = method.stages()
     if not isinstance(stages, Sequence) or not all(isinstance(stage, Stage) for stage in stages):
         given = (
             f"a list of {sorted({type(one).__name__ for one in stages})}" if isinstance(stages, Sequence) else stages
         )
-        raise MethodError(f"method {name}: stages() gives {given!r}: return the stages in order, or () for none")
+        raise ContractError(f"method {name}: stages() gives {given!r}: return the stages in order, or () for none")
     names = [stage.name for stage in stages]
     twice = next((one for one in names if names.count(one) > 1), None)
     if twice is not None:
-        raise MethodError(f"method {name}: two of its stages are called {twice!r}: give each a name of its own")
+        raise ContractError(f"method {name}: two of its stages are called {twice!r}: give each a name of its own")
     for stage in stages:
         wrong = _wrong(method, stage)
         if wrong is not None:
-            raise MethodError(f"method {name}, stage {stage.name}: {wrong}")
+            raise ContractError(f"method {name}, stage {stage.name}: {wrong}")
     return tuple(stages)
 
 

@@ -43,6 +43,8 @@ COLUMNS = [
     "key",
     "role",
     "start",
+    "pretrain_volumes",
+    "pretrain_forward",
 ]
 SLOT = ("method", "fraction", "fold", "seed")
 
@@ -99,6 +101,8 @@ def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
         "error": cell.get("error"),
         "key": cell["key"],
         "start": cell.get("start"),
+        "pretrain_volumes": _rounded(costs.get("pretrain_volumes")),
+        "pretrain_forward": _rounded(costs.get("pretrain_forward")),
     }
     return {column: row.get(column) for column in COLUMNS}
 

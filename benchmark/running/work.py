@@ -126,6 +126,8 @@ def _carry_out(context: Context, job: Job, progress: Progress) -> dict[str, Any]
     record["scores"] = _scores(context, test)
     record["costs"] = {
         "pretrain_seconds": sum(stage["seconds"] for stage in stages),
+        "pretrain_volumes": sum(stage.get("volumes", 0.0) for stage in stages),
+        "pretrain_forward": sum(stage.get("volumes_forward", 0.0) for stage in stages),
         "finetune_seconds": record.pop("finetune_seconds"),
         "peak_memory_mb": max([record.pop("peak_memory_mb"), *(stage["peak_memory_mb"] for stage in stages)]),
         "volumes_per_second": record.pop("volumes_per_second"),

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.config import Config
-from voxbench.benchmark.settings.errors import USER_ERRORS, BenchError, unexpected
+from voxbench.benchmark.settings.errors import USER_ERRORS, BenchError, ContractError, unexpected
 from voxbench.benchmark.settings.keys import derive_seed
 from voxbench.datasets.base import Dataset
-from voxbench.methods.base import Encoder, Method, MethodError
+from voxbench.methods.base import Encoder, Method
 
 Shape = tuple[int, int, int, int]
 Module = TypeVar("Module", bound=nn.Module)
@@ -67,10 +67,10 @@ def build_method(config: Config, name: str, shape: Shape, seed: int, fold: int |
         sizes = _sizes(encoder)
         method: Method = kind(encoder, kind.Options(**config.methods[name]), shape)
         if method.encoder is not encoder:
-            raise MethodError(f"{name}: puts another encoder in the place of the one it is given: train that one")
+            raise ContractError(f"{name}: puts another encoder in the place of the one it is given: train that one")
         if _sizes(encoder) != sizes:
             changed = sorted({one for one, _ in _sizes(encoder) ^ sizes})
-            raise MethodError(f"{name}: changes what the encoder is made of ({changed[0]}): put heads beside it")
+            raise ContractError(f"{name}: changes what the encoder is made of ({changed[0]}): put heads beside it")
     return method
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.training.passes import Passes
 from voxbench.benchmark.training.targets import evaluating
-from voxbench.methods.base import Encoder, Method, MethodError, Stage
+from voxbench.methods.base import Encoder, Method, Stage
 
 BY_MORE_THAN = 1e-5  # of a tensor's length: less is rounding, or weight decay, which shrinks it as a whole
 
@@ -27,15 +28,15 @@ class Moved:
         """Raises MethodError where the encoder was to be trained and was not, was not to be and was, or is lost."""
         lost = not_finite(self.method.encoder)
         if lost:
-            raise MethodError(f"left the encoder with weights that are not finite, first {lost[0]}: mend the method")
+            raise ContractError(f"left the encoder with weights that are not finite, first {lost[0]}: mend the method")
         moved, total = self.count(), len(self.before)
         if self.stage.budget == "prior" and moved:
-            raise MethodError(
+            raise ContractError(
                 f"its budget is 'prior', and it trained the encoder ({moved} of {total} tensors changed): give the "
                 "stage budget='pretrain', or keep the encoder out of its module"
             )
         if self.stage.budget == "pretrain" and not moved:
-            raise MethodError(f"did not train the encoder (0 of {total} tensors changed): {self._why()}")
+            raise ContractError(f"did not train the encoder (0 of {total} tensors changed): {self._why()}")
 
     def _why(self) -> str:
         held = {id(p) for p in self.stage.module.parameters()}

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.training.targets import in_mode
-from voxbench.methods.base import Encoder, Method, MethodError, Stage
+from voxbench.methods.base import Encoder, Method, Stage
 
 SLACK = 1e-9  # of a step: sums of shares are not exact
 P = ParamSpec("P")
@@ -124,7 +125,7 @@ class Pace:
         """Steps in all, from what those `taken` have cost. Raises MethodError where they trained no encoder."""
         spent = self.passes.trained
         if spent == 0:
-            raise MethodError(
+            raise ContractError(
                 "no volume passes through the encoder with gradients at its first step: the loss calls it under "
                 "no_grad, or not at all, or an encoder of its own that the method does not hold as a module"
             )

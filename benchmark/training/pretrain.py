@@ -13,6 +13,7 @@ from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.records.costs import Meter, device_name
 from voxbench.benchmark.settings.assemble import build_method, placed
 from voxbench.benchmark.settings.config import StageRecipe
+from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.context import Context, Progress
@@ -113,7 +114,7 @@ def _finish(context: Context, plan: StagePlan, stage: Stage, method: Method, loa
     with torch.no_grad():
         stage.finish(loader.plain())
     if told_apart and not features_differ(method.encoder, some):
-        raise MethodError("its finish left the encoder with the same features for every volume: mend it")
+        raise ContractError("its finish left the encoder with the same features for every volume: mend it")
 
 
 def _shown(context: Context, plan: StagePlan, stage: Stage) -> dict[str, Any]:
@@ -227,7 +228,7 @@ class _Watch:
         with torch.no_grad(), evaluating(self.module):
             embedded = self.embed(self.context.bank.batch(self.probe, self.context.device)).float()  # [P, E]
         if embedded.ndim != 2 or len(embedded) != len(self.probe):
-            raise MethodError(
+            raise ContractError(
                 f"its embed gives {list(embedded.shape)} for {len(self.probe)} volumes: give an embedding each, [B, E]"
             )
         if not bool(torch.isfinite(embedded).all()):

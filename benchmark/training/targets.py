@@ -12,9 +12,9 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
+from voxbench.benchmark.settings.errors import ContractError
 from voxbench.datasets.volumes.bank import VolumeBank
 from voxbench.datasets.volumes.resident import SHARE
-from voxbench.methods.base import MethodError
 
 MAPS_TOGETHER = 32  # on a GPU: more would gain nothing, and a median's windows take memory
 
@@ -57,7 +57,7 @@ class Targets:
                     volumes = self.bank.batch([self.members[row] for row in some], self.device)
                     maps = self.make(volumes)
                     if maps.shape != volumes.shape:
-                        raise MethodError(
+                        raise ContractError(
                             f"its targets give {list(maps.shape)} for volumes {list(volumes.shape)}: give maps of the "
                             "same shape"
                         )

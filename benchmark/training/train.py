@@ -13,8 +13,9 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
 
 from voxbench.benchmark.settings.config import Recipe
+from voxbench.benchmark.settings.errors import ContractError
 from voxbench.datasets.views.loader import Draw, Loader
-from voxbench.methods.base import Group, MethodError
+from voxbench.methods.base import Group
 
 CURVE_POINTS = 100  # a curve for a plot needs no more
 OTHER_STREAM = 0x5DEECE66D  # keeps the global generator's numbers apart from those that augmented the batch
@@ -73,7 +74,7 @@ def start(module: nn.Module, recipe: Recipe, steps: int, own: Sequence[Group] = 
     trained = [p for p in module.parameters() if p.requires_grad]
     apart = [id(p) for group in own for p in group.parameters]
     if len({*apart}) < len(apart) or not {*apart} <= {id(p) for p in trained}:
-        raise MethodError("its groups name a parameter twice, or one that the stage's module does not train")
+        raise ContractError("its groups name a parameter twice, or one that the stage's module does not train")
     rest = Group(parameters=[p for p in trained if id(p) not in apart])
     groups = [
         {"params": params, "weight_decay": decay, **({"rate": group.rate} if group is not rest else {})}
@@ -181,11 +182,11 @@ def backward(training: Training, value: Tensor, recipe: Recipe) -> None:
 def _check_usable(loss: Tensor) -> None:
     """What PyTorch would say in its own terms; raises MethodError."""
     if not isinstance(loss, Tensor):
-        raise MethodError(f"the loss is a {type(loss).__name__}: return a tensor with one number, and no .item()")
+        raise ContractError(f"the loss is a {type(loss).__name__}: return a tensor with one number, and no .item()")
     if loss.ndim:
-        raise MethodError(f"the loss has shape {list(loss.shape)}: return a scalar, such as its mean")
+        raise ContractError(f"the loss has shape {list(loss.shape)}: return a scalar, such as its mean")
     if not loss.requires_grad:
-        raise MethodError("the loss depends on no parameter: compute it by what the stage trains, without detach")
+        raise ContractError("the loss depends on no parameter: compute it by what the stage trains, without detach")
 
 
 def _check(losses: list[Tensor], step: int) -> None:
