@@ -85,7 +85,10 @@ def run(
     ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the dataset's files, where it needs files.")] = None,
     preset: Annotated[str, typer.Option(help="quick (minutes on two cores), paper, or a YAML file.")] = "quick",
-    encoder: Annotated[str | None, typer.Option(help="A name from `bench list encoders`.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="A name from `bench list encoders`, or path/to/file.py:Class; several: methods under each."),
+    ] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of the patient-level cross-validation.")] = None,
     seeds: Annotated[str | None, typer.Option(help="A number of seeds (3 = 0,1,2), or a list such as 7,8.")] = None,
     protocol: Annotated[
@@ -238,6 +241,17 @@ def check(
         cache=cache,
     )
     raise typer.Exit(command_check.execute(given, console))
+
+
+@app.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="Of the method, such as my-method.")],
+    folder: Annotated[Path, typer.Option(help="Where the file is written.")] = Path(),
+) -> None:
+    """Write a file with a whole small method that passes `bench check`, to be changed into your own."""
+    from voxbench.benchmark.commands import new_method as command_new
+
+    command_new.execute(name, folder, console)
 
 
 @app.command()

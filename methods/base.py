@@ -171,6 +171,7 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     about: ClassVar[str]  # one line with the source, for `bench list methods`
     role: ClassVar[Role] = "method"
+    encoder_free: ClassVar[bool] = False  # whether its results do not depend on the encoder, as a formula's
     sparse: ClassVar[bool] = False  # whether it calls `pyramid` with `visible`: not every encoder can be asked to
     weights: Weights | None = None  # set in `__init__` by a method that starts from weights of its own
 

@@ -147,7 +147,9 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         name, root = _dataset(given.dataset, root)
         flags["dataset"] = {"name": name}
     if given.encoder is not None:
-        flags["encoder"] = {"name": given.encoder}
+        first, *others = dict.fromkeys(word.strip() for word in given.encoder.split(",") if word.strip()) or [""]
+        flags["encoder"] = {"name": first}
+        flags["encoders"] = {str(registry.load("encoders", spec).name): {"name": spec} for spec in others}
     protocol = {
         "fractions": _numbers("--fractions", given.fractions, float),
         "seeds": _seeds(given.seeds),

@@ -82,8 +82,8 @@ def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerpri
     """
     _check_units(items)
     planner = _Planner(config, dataset, items, fingerprint, sample)
-    for method in config.methods:
-        planner.add(method)
+    for row in config.rows:
+        planner.add(row)
     if not planner.plan.cells:
         raise BenchError("; ".join(planner.plan.skipped.values()))
     planner.note()
@@ -140,8 +140,10 @@ class _Planner:
         # Unlabelled rows of an official validation or test part belong to that part.
         self.pool = tuple(i for i, item in enumerate(items) if item.label is None and item.split in (None, "train"))
         self.plan = Plan()
-        self.encoder = build_encoder(config, self.shape, 0, None)
-        self.plan.notes += probe(self.encoder, self.shape)
+        self.encoders = {
+            config.encoder_of(row).name: build_encoder(config, self.shape, 0, None, row) for row in config.rows
+        }
+        self.plan.notes += [note for encoder in self.encoders.values() for note in probe(encoder, self.shape)]
         self.starts: dict[str, Start] = {}
         self.own: dict[str, list[Any]] = {}  # what decides a method beside its name
 
@@ -156,10 +158,12 @@ class _Planner:
                 self.starts[method] = start_of(self.config, method, self.shape, built)
                 self.own[method] = self._identity(method, built)
             if built.sparse:
-                check_sparse(self.encoder, self.shape)
+                check_sparse(self.encoders[self.config.encoder_of(method).name], self.shape)
         except (MethodError, BenchError) as error:
             self.plan.skipped[method] = f"{error}: left out"
             return
+        if built.encoder_free and method != self.config.method_of(method):
+            return  # its row is the same under each encoder
         if self.dataset.normal is None and any(stage.cohort == "normal" for stage in stages):
             self.plan.skipped[method] = (
                 f"{method} learns from normal volumes, and {self.config.dataset.name} has no class that means normal: "
@@ -225,9 +229,9 @@ class _Planner:
             {
                 "version": RESULT_VERSION,
                 "data": self.fingerprint,
-                "encoder": self.config.encoder.identity("encoders"),
+                "encoder": self.config.encoder_of(method).identity("encoders"),
                 "members": [train, val, fold.test],
-                "cell": [method, protocol.name, share, number, seed, replicate],
+                "cell": [self.config.method_of(method), protocol.name, share, number, seed, replicate],
                 "stages": keys,
                 **(self._fitted(method, pool) if predictor else self._finetuned(method, keys)),
             }
@@ -256,7 +260,7 @@ class _Planner:
         """Its file or package, its options, and what it read: weights and whatever it has a digest of."""
         source = registry.source_digest("methods", self.config.method_spec(method))
         read = [part for part in (self.starts[method].digest, built.digest()) if part]
-        return [source, self.config.methods[method], *read]
+        return [source, self.config.methods[self.config.method_of(method)], *read]
 
     def _source(self, method: str) -> str | None:
         """Of a cell's record: a cell of another source is not shown beside those of this one."""
@@ -294,8 +298,8 @@ class _Planner:
             {
                 "version": RESULT_VERSION,
                 "data": self.fingerprint,
-                "encoder": config.encoder.identity("encoders"),
-                "method": [method, *self.own[method]],
+                "encoder": config.encoder_of(method).identity("encoders"),
+                "method": [config.method_of(method), *self.own[method]],
                 "stage": [index, stage.name, stage.augmentation, stage.cohort, _views(stage)],
                 "recipe": recipe.model_dump(mode="json"),
                 "augmentation": config.augmentation.get(stage.augmentation, {}),

@@ -27,7 +27,7 @@ def start_of(config: Config, name: str, shape: Shape, built: Method) -> Start:
     What is the same under another seed was not drawn: it was read from somewhere, and its content is in the digest.
     Raises MethodError where the file that a method names cannot be read.
     """
-    common = build_encoder(config, shape, 0, None)
+    common = build_encoder(config, shape, 0, None, name)
     if built.weights is None and not _differing(built.encoder, common):
         return Start()
     again = build_method(config, name, shape, 1, None).encoder

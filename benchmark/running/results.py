@@ -57,9 +57,10 @@ def current_cells(store: Store, plan: Plan, config: Config) -> list[dict[str, An
     """
     planned = {(c.method, c.fraction, c.fold, c.seed): key for key, c in plan.cells.items()}
     sources = {cell.method: cell.source for cell in plan.cells.values()}
-    encoder = digest(config.encoder.identity("encoders"))
+    encoders = {row: digest(config.encoder_of(row).identity("encoders")) for row in config.rows}
+    first = digest(config.encoder.identity("encoders"))
     found = [cell for cell in store.cells() if "cell" in cell and cell["result_version"] == RESULT_VERSION]
-    found = [cell for cell in found if cell.get("encoder_digest") == encoder]
+    found = [cell for cell in found if cell.get("encoder_digest") == encoders.get(cell["cell"]["method"], first)]
     found = [cell for cell in found if planned.get(slot_of(cell), cell["key"]) == cell["key"]]
     found = [cell for cell in found if sources.get(cell["cell"]["method"], cell["source"]) == cell["source"]]
     return sorted(found, key=slot_of)

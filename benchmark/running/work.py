@@ -68,7 +68,7 @@ def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
         sources = {
             "source": job.source,
             "start": job.start,
-            "encoder_digest": digest(context.config.encoder.identity("encoders")),
+            "encoder_digest": digest(context.config.encoder_of(job.method).identity("encoders")),
         }
         record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), **sources}
         write_json(context.store.cell_path(job.method, job.key), record)
@@ -94,7 +94,7 @@ def cell_names(context: Context, plan: CellPlan) -> dict[str, Any]:
     return {
         "dataset": config.dataset.name,
         "method": plan.method,
-        "encoder": config.encoder.name,
+        "encoder": config.encoder_of(plan.method).name,
         "protocol": config.protocol.name,
         "fraction": plan.fraction,
         "fold": plan.fold,

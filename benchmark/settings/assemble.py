@@ -49,20 +49,21 @@ def build_dataset(config: Config, root: Path | None) -> Dataset:
     return dataset
 
 
-def build_encoder(config: Config, shape: Shape, seed: int, fold: int | None) -> Encoder:
-    """The common encoder: one initialisation a seed (and fold, with a pretraining a fold), the same for all methods."""
-    kind = registry.load("encoders", config.encoder.spec)
+def build_encoder(config: Config, shape: Shape, seed: int, fold: int | None, row: str | None = None) -> Encoder:
+    """The common encoder of a row: one initialisation a seed (and fold, with a pretraining a fold) for all methods."""
+    plugin = config.encoder_of(row)
+    kind = registry.load("encoders", plugin.spec)
     told = {"shape": shape} if "shape" in inspect.signature(kind).parameters else {}
-    with seeded(seed, fold, "encoder"), blamed("encoder", config.encoder.spec):
-        encoder: Encoder = kind(kind.Options(**config.encoder.options), shape[0], **told)
+    with seeded(seed, fold, "encoder"), blamed("encoder", plugin.spec):
+        encoder: Encoder = kind(kind.Options(**plugin.options), shape[0], **told)
     return encoder
 
 
-def build_method(config: Config, name: str, shape: Shape, seed: int, fold: int | None) -> Method:
-    """The method around a fresh encoder."""
-    spec = config.method_spec(name)
+def build_method(config: Config, row: str, shape: Shape, seed: int, fold: int | None) -> Method:
+    """The method of a row around a fresh encoder."""
+    name, spec = config.method_of(row), config.method_spec(row)
     kind = registry.load("methods", spec)
-    encoder = build_encoder(config, shape, seed, fold)
+    encoder = build_encoder(config, shape, seed, fold, row)
     with seeded(seed, fold, "method"), blamed("method", spec):
         sizes = _sizes(encoder)
         method: Method = kind(encoder, kind.Options(**config.methods[name]), shape)

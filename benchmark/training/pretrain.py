@@ -146,7 +146,7 @@ def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method) -> 
         batch=_recipe(context, stage).batch,
         policy=context.policies["none"],
         looks=looks(context.config.augmentation, stage),
-        seed=derive_seed(plan.seed, plan.fold, plan.method, stage.name),
+        seed=derive_seed(plan.seed, plan.fold, context.config.method_of(plan.method), stage.name),
         device=context.device,
         targets=targets,
         clean=stage.clean,

@@ -198,3 +198,34 @@ def test_one_bad_method_does_not_end_a_run_of_all(planned: Planned) -> None:
     run = planned(("dataset.size=16",), methods=f"supervised,{bad}", encoder=DEAF)
     assert {cell.method for cell in run.plan.cells.values()} == {"supervised"}
     assert set(run.plan.skipped) == {"unknown-augmentation", "no-stages", "no-views", "bad-init"}
+
+
+def test_two_encoders_stand_in_one_table_each_method_under_each(bench: Bench, planned: Planned, tmp_path: Path) -> None:
+    vit, small = f"{EXAMPLES / 'vit.py'}:ViT", ("dataset.size=16", "encoders.vit.width=32", "encoders.vit.patch=4")
+    methods = ",".join(f"{EXAMPLES / name}" for name in ("dino.py:DINO", "moco.py:MoCo", "mae.py:MAE"))
+    methods = f"supervised,block-means,spark,{methods}"
+    given = {"methods": methods, "encoder": f"resnet,{vit}", "fractions": "1.0"}
+    resnet = ("encoder.stem_stride=1", "encoder.widths=4,4,8,8")
+    skipped = planned((*small, *resnet), **given).plan.skipped
+    assert list(skipped) == ["spark@vit"]  # one level
+    given["methods"] = methods.replace("spark,", "")
+    assert bench((*small, *resnet), **given) == 0
+    found = rows(tmp_path / "run")
+    names = {(row["method"], row["encoder"], row["status"]) for row in found}
+    trained = ("supervised", "dino", "moco", "mae")
+    assert names == {
+        ("block-means", "resnet", "ok"),
+        *((name, "resnet", "ok") for name in trained),
+        *((f"{name}@vit", "vit", "ok") for name in trained),
+    }
+    alone = planned((*small[:1], "encoder.width=32", "encoder.patch=4"), **{**given, "encoder": vit})
+    together = planned((*small, *resnet), **given)
+    assert {key for key, cell in alone.plan.cells.items() if cell.method == "mae"} == {
+        key for key, cell in together.plan.cells.items() if cell.method == "mae@vit"
+    }
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "mae@vit" in page
+    kept = tmp_path / "run" / "plugins"
+    assert {str(path.relative_to(kept)) for path in kept.rglob("*.py")} == {
+        f"{name}/{name}.py" for name in ("dino", "moco", "mae", "vit")
+    }
