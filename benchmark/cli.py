@@ -85,7 +85,10 @@ def run(
     ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the dataset's files, where it needs files.")] = None,
     preset: Annotated[str, typer.Option(help="quick (minutes on two cores), paper, or a YAML file.")] = "quick",
-    encoder: Annotated[str | None, typer.Option(help="A name from `bench list encoders`.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="A name from `bench list encoders`, or path/to/file.py:Class; several: methods under each."),
+    ] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of the patient-level cross-validation.")] = None,
     seeds: Annotated[
         str | None,
@@ -207,6 +210,51 @@ def profile(
 
     given = command_profile.arguments(methods, dataset, data_root, preset, settings or (), device, cache, out)
     command_profile.execute(given, steps, batch, threads, console)
+
+
+@app.command()
+def check(
+    methods: Annotated[
+        list[str] | None, typer.Argument(metavar="METHOD ...", help="Names, or path/to/file.py:Class; none: encoders.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoders to check, and methods on each; not given: the preset's.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="quick, small, paper, or a YAML file.")] = "quick",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting of the configuration.")] = None,
+    size: Annotated[int, typer.Option(min=8, help="Voxels along an edge of the phantoms.")] = 32,
+    cache: Annotated[Path | None, typer.Option(help="As for bench run.")] = None,
+) -> None:
+    """Hold a method or an encoder of your own to the contract, a line a rule, before any compute is spent.
+
+    [bold]Examples[/bold]
+
+    bench check my_method.py:MyMethod
+
+    bench check my_method.py:MyMethod --encoder resnet,my_encoder.py:MyEncoder --size 16
+    """
+    from voxbench.benchmark.commands import check as command_check
+
+    given = command_check.Checked(
+        methods=command_check.asked(methods or ()),
+        encoders=command_check.listed(encoder),
+        preset=preset,
+        settings=tuple(settings or ()),
+        size=size,
+        cache=cache,
+    )
+    raise typer.Exit(command_check.execute(given, console))
+
+
+@app.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="Of the method, such as my-method.")],
+    folder: Annotated[Path, typer.Option(help="Where the file is written.")] = Path(),
+) -> None:
+    """Write a file with a whole small method that passes `bench check`, to be changed into your own."""
+    from voxbench.benchmark.commands import new_method as command_new
+
+    command_new.execute(name, folder, console)
 
 
 @app.command()

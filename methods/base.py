@@ -8,8 +8,9 @@ training loop: those belong to the harness and are the same for all methods. Vol
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
@@ -36,7 +37,8 @@ class Options(BaseModel):
 class Encoder(nn.Module, ABC):
     """The common 3D encoder: all methods start from one initialisation of it, and hand it to fine-tuning.
 
-    Registered in the entry-point group ``voxbench.encoders``. The constructor takes (options, in_channels).
+    Registered in the entry-point group ``voxbench.encoders``. The constructor takes (options, in_channels), and
+    `shape`, [C, D, H, W] of a volume, where it has a parameter of that name.
     """
 
     Options: ClassVar[type[Options]] = Options
@@ -44,6 +46,7 @@ class Encoder(nn.Module, ABC):
     about: ClassVar[str]
     widths: tuple[int, ...]  # channels of each level, fine to coarse; the last is F
     strides: tuple[int, ...]  # total downsampling of each level, fine to coarse, e.g. (2, 4, 8, 16)
+    token_width: int | None = None  # channels of the embeddings in which `filled` puts a token; None = it has none
 
     @abstractmethod
     def pyramid(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -54,19 +57,67 @@ class Encoder(nn.Module, ABC):
         statistics are taken over visible places only (SparK, Tian et al., ICLR 2023, section 3.1).
         """
 
+    def filled(self, x: Tensor, visible: Tensor, token: Tensor) -> tuple[Tensor, ...]:
+        """`pyramid` with `token` [token_width] in place of the embedding of each masked patch (SimMIM, BEiT).
+
+        `visible` is bool [B, 1, d, h, w] at the coarsest level. Raises MethodError where it has no such embeddings.
+        """
+        del x, visible, token
+        raise MethodError(f"encoder {self.name} has no embeddings to put a mask token in (token_width is None)")
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """[B, F] of the volumes: the mean of the coarsest level, unless an encoder has its own (a class token)."""
+        return self.pyramid(x)[-1].mean(dim=(2, 3, 4))  # [B, F, d, h, w] -> [B, F]
+
     @final  # type: ignore[misc]  # torch declares `forward` as an attribute
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features [B, F]: all that fine-tuning sees."""
-        return self.pyramid(x)[-1].mean(dim=(2, 3, 4))  # [B, F, d, h, w] -> [B, F]
+        return self.pooled(x)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """What a stage's loss is given at one step."""
 
-    views: tuple[Tensor, ...]  # `Stage.views` augmented views of the same volumes, each [B, C, D, H, W]
+    views: tuple[Tensor, ...]  # what `Stage.views` asks for: views of the same volumes, each [B, C, D, H, W]
     target: Tensor | None  # what `Stage.targets` made, moved by the same spatial augmentation as views[0]
     rng: torch.Generator  # on the CPU, seeded by the step: all of a loss's randomness comes from here
+    clean: Tensor | None = None  # with `Stage.clean`: the volumes moved as views[0] is, and nothing else done to them
+    progress: float = 0.0  # of the stage, in [0, 1)
+    items: tuple[int, ...] = ()  # [B] which of the stage's volumes these are, 0 .. `size` - 1
+    patients: tuple[int, ...] = ()  # [B] a number a patient: volumes of one patient are no negatives of each other
+    size: int = 0  # volumes of the stage, for a memory of all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One view of a volume, such as a small crop (DINO, Caron et al., ICCV 2021, section 3.1)."""
+
+    augmentation: str = "contrastive"  # a named policy
+    strengths: Mapping[str, Any] = field(default_factory=dict)  # of that policy, where this view differs from it
+    size: float = 1.0  # of each side, as a share of the volume's: 0.5 is an eighth of its voxels
+
+    @property
+    def identity(self) -> list[Any]:
+        """What decides the view, for a key."""
+        return [self.augmentation, dict(self.strengths), self.size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Parameters with a rate and decay of their own, as factors of the recipe's."""
+
+    parameters: Sequence[nn.Parameter]
+    rate: float = 1.0
+    decay: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Where the weights come from that a method gives the encoder in `__init__`."""
+
+    file: Path
+    seen: str  # what they are said to have learnt from, in a line: a table shows it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +129,18 @@ class Stage:
 
     name: str
     module: nn.Module  # its requires_grad parameters are optimised
-    loss: Callable[[Batch], Tensor]  # -> scalar
-    views: int = 1
+    loss: Callable[[Batch], Tensor]  # -> scalar, float32
+    views: int | Sequence[View] = 1  # how many of `augmentation`, or each as it says itself
     augmentation: Literal["contrastive", "geometric", "none"] = "contrastive"
     cohort: Literal["all", "normal"] = "all"  # "normal" spends labels, and the table says how many
     budget: Literal["pretrain", "prior"] = "pretrain"  # "prior": own budget, encoder not trained
     targets: Callable[[Tensor], Tensor] | None = None
     """Volumes [B, C, D, H, W] -> maps of the same spatial size in [0, 1]; made once before the stage."""
+    before_step: Callable[[float], None] | None = None
+    """Given progress in [0, 1) between the gradients and the optimiser's step, which may change the gradients."""
     after_step: Callable[[float], None] | None = None  # given progress in (0, 1]; moving averages live here
+    clean: bool = False  # whether `Batch.clean` is wanted
+    groups: Sequence[Group] = ()  # of the module's parameters; those in none have the recipe's rate and decay
     finish: Callable[[Iterable[Tensor]], None] | None = None
     """Called once after the last step, in eval mode and without gradients, with batches of the stage's
     unaugmented volumes; may set buffers of `module`."""
@@ -96,6 +151,13 @@ class Stage:
     shows: Literal["residual", "reconstruction"] = "residual"
     """What `reconstruct` gives. How well lesions are found is scored on a residual as it is, and on a reconstruction's
     absolute difference from the volume, over several draws."""
+
+    @property
+    def looks(self) -> tuple[View, ...]:
+        """`views` one by one."""
+        if isinstance(self.views, int):
+            return (View(augmentation=self.augmentation),) * self.views
+        return tuple(self.views)
 
 
 class Method(nn.Module, ABC):
@@ -109,6 +171,9 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     about: ClassVar[str]  # one line with the source, for `bench list methods`
     role: ClassVar[Role] = "method"
+    encoder_free: ClassVar[bool] = False  # whether its results do not depend on the encoder, as a formula's
+    sparse: ClassVar[bool] = False  # whether it calls `pyramid` with `visible`: not every encoder can be asked to
+    weights: Weights | None = None  # set in `__init__` by a method that starts from weights of its own
 
     def __init__(self, encoder: Encoder, options: Any, shape: tuple[int, int, int, int]) -> None:
         """`options` is an instance of `Options`; `shape` is [C, D, H, W] of a volume."""
@@ -123,6 +188,13 @@ class Method(nn.Module, ABC):
 
         Fine-tuning starts from `encoder` as the last stage left it, without stages from it as `__init__` left it.
         """
+
+    def digest(self) -> str:
+        """What else decides its results, such as a hash of a file that it reads; a changed one is trained anew.
+
+        Its own source, the modules beside it that it imports, its options and the weights that it sets are known.
+        """
+        return ""
 
 
 class Volumes(ABC):

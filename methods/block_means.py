@@ -24,6 +24,7 @@ class BlockMeans(Probe):
     Options: ClassVar[type[Options]] = BlockMeansOptions
     name: ClassVar[str] = "block-means"
     about: ClassVar[str] = "yardstick: means of 8 x 8 x 8 blocks, logistic regression"
+    encoder_free: ClassVar[bool] = True
 
     def features(self, volumes: Tensor) -> Tensor:
         """[B, C, D, H, W] -> [B, C * blocks^3]."""

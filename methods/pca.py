@@ -29,6 +29,7 @@ class PCA(Probe):
     Options: ClassVar[type[Options]] = PCAOptions
     name: ClassVar[str] = "pca"
     about: ClassVar[str] = "yardstick: 30 principal components of pool and training volumes, logistic regression"
+    encoder_free: ClassVar[bool] = True
     learns_from_pool: ClassVar[bool] = True
 
     def prepare(self, data: Labelled) -> None:

@@ -26,6 +26,7 @@ class Shape(Probe):
 
     name: ClassVar[str] = "shape"
     about: ClassVar[str] = "yardstick: 17 numbers of shape, logistic regression; for volumes that are masks"
+    encoder_free: ClassVar[bool] = True
 
     def suits(self, sample: Volumes) -> None:
         """Nearly all voxels of nearly all volumes have one of two values."""

@@ -22,7 +22,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "benchmark": [
         {"cli"},
         {"commands"},
-        {"running"},
+        {"running", "checking"},
         {"training", "tracking"},
         {"planning", "records"},
         {"settings"},

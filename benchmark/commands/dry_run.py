@@ -28,7 +28,7 @@ def show_plan(run: Run, console: Console) -> None:
         speeds = _Speeds(context, run.runtime.threads)
     rows: list[tuple[Text, ...]] = []
     whole = 0.0
-    for method in run.config.methods:
+    for method in run.config.rows:
         stages = {key: stage for key, stage in run.plan.stages.items() if stage.method == method}
         cells = [key for key, cell in run.plan.cells.items() if cell.method == method]
         if not cells:

@@ -152,7 +152,9 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         name, root = _dataset(given.dataset, root)
         flags["dataset"] = {"name": name}
     if given.encoder is not None:
-        flags["encoder"] = {"name": given.encoder}
+        first, *others = dict.fromkeys(word.strip() for word in given.encoder.split(",") if word.strip()) or [""]
+        flags["encoder"] = {"name": first}
+        flags["encoders"] = {str(registry.load("encoders", spec).name): {"name": spec} for spec in others}
     protocol = {
         "fractions": _numbers("--fractions", given.fractions, float),
         "seeds": _seeds(given.seeds),
@@ -163,8 +165,6 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
     preset = read_preset(given.preset)
     if not isinstance(preset.get("dataset"), dict):
         raise BenchError(f"preset {given.preset}: dataset: expected a mapping with a name")
-    if given.dataset is not None and flags["dataset"]["name"] != preset.get("dataset", {}).get("name"):
-        preset = {key: value for key, value in preset.items() if key != "dataset"}  # options of another dataset
     layers = [preset, flags, *(parse_setting(text) for text in given.settings)]
     methods = _methods(given.methods, yardsticks=given.yardsticks)
     config = resolve(layers, methods)

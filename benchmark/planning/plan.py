@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
+from voxbench.benchmark.planning.probe import check_sparse, probe
+from voxbench.benchmark.planning.stages import checked_stages
+from voxbench.benchmark.planning.start import Start, start_of
 from voxbench.benchmark.settings import registry
-from voxbench.benchmark.settings.assemble import Shape, blamed, build_method
+from voxbench.benchmark.settings.assemble import Shape, blamed, build_encoder, build_method
 from voxbench.benchmark.settings.config import Config
-from voxbench.benchmark.settings.errors import BenchError, nearest
+from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed, digest
 from voxbench.datasets.base import Dataset, DatasetError, Item
 from voxbench.datasets.splits import PARTS, Fold, cross_validation, fraction_of, official_fold
-from voxbench.datasets.views.policies import policies
 from voxbench.methods.base import Method, MethodError, Predictor, Role, Stage, Volumes
 
 MIN_MEMBERS = 2  # volumes of a pretraining stage: batch statistics and pairs need more than one
@@ -54,6 +56,8 @@ class CellPlan:
     role: Role = "method"
     predictor: bool = False  # whether the method is fitted, in place of fine-tuning
     pool: tuple[int, ...] = ()  # what that fit may see beside its labelled volumes
+    source: str | None = None  # of a third party's method: its code, and what it read
+    start: str = ""  # what the encoder starts from, where that is not the common initialisation
 
     @property
     def name(self) -> str:
@@ -78,8 +82,8 @@ def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerpri
     """
     _check_units(items)
     planner = _Planner(config, dataset, items, fingerprint, sample)
-    for method in config.methods:
-        planner.add(method)
+    for row in config.rows:
+        planner.add(row)
     if not planner.plan.cells:
         raise BenchError("; ".join(planner.plan.skipped.values()))
     planner.note()
@@ -123,19 +127,8 @@ def _check_units(items: Sequence[Item]) -> None:
         raise DatasetError("volumes that share a unit differ:", list(problems.values()))
 
 
-def _check_policies(method: str, stages: Sequence[Stage]) -> None:
-    known = policies({})
-    for stage in stages:
-        if stage.augmentation not in known:
-            raise BenchError(
-                f"method {method}, stage {stage.name}: no augmentation is called {stage.augmentation!r}: "
-                f"{nearest(stage.augmentation, known)}"
-            )
-
-
-def _check_role(method: str, role: str) -> None:
-    if role not in get_args(Role):
-        raise BenchError(f"method {method}: no role is called {role!r}: {nearest(role, get_args(Role))}")
+def _views(stage: Stage) -> Any:
+    return stage.views if isinstance(stage.views, int) else [view.identity for view in stage.views]
 
 
 class _Planner:
@@ -152,20 +145,30 @@ class _Planner:
         # Unlabelled rows of an official validation or test part belong to that part.
         self.pool = tuple(i for i, item in enumerate(items) if item.label is None and item.split in (None, "train"))
         self.plan = Plan()
+        self.encoders = {
+            config.encoder_of(row).name: build_encoder(config, self.shape, 0, None, row) for row in config.rows
+        }
+        self.plan.notes += [note for encoder in self.encoders.values() for note in probe(encoder, self.shape)]
+        self.starts: dict[str, Start] = {}
+        self.own: dict[str, list[Any]] = {}  # what decides a method beside its name
 
     def add(self, method: str) -> None:
         """Plans all cells of one method, and the stages behind them."""
         try:
             with blamed("method", self.config.method_spec(method)):
                 built = build_method(self.config, method, self.shape, 0, None)
-                stages = built.stages()
+                stages = checked_stages(method, built)
                 if isinstance(built, Predictor):
                     built.suits(self.sample)
-            _check_policies(method, stages)
-            _check_role(method, built.role)
-        except MethodError as error:
+                self.starts[method] = start_of(self.config, method, self.shape, built)
+                self.own[method] = self._identity(method, built)
+            if built.sparse:
+                check_sparse(self.encoders[self.config.encoder_of(method).name], self.shape)
+        except (MethodError, BenchError) as error:
             self.plan.skipped[method] = f"{error}: left out"
             return
+        if built.encoder_free and method != self.config.method_of(method):
+            return  # its row is the same under each encoder
         if self.dataset.normal is None and any(stage.cohort == "normal" for stage in stages):
             self.plan.skipped[method] = (
                 f"{method} learns from normal volumes, and {self.config.dataset.name} has no class that means normal: "
@@ -232,9 +235,9 @@ class _Planner:
             {
                 "version": RESULT_VERSION,
                 "data": self.fingerprint,
-                "encoder": self.config.encoder.identity("encoders"),
+                "encoder": self.config.encoder_of(method).identity("encoders"),
                 "members": [train, val, fold.test],
-                "cell": [method, protocol.name, share, number, seed, replicate],
+                "cell": [self.config.method_of(method), protocol.name, share, number, seed, replicate],
                 "stages": keys,
                 **(self._fitted(method, pool) if predictor else self._finetuned(method, keys)),
             }
@@ -255,17 +258,25 @@ class _Planner:
             role=built.role,
             predictor=predictor,
             pool=pool,
+            source=self._source(method),
+            start=self.starts[method].said,
         )
 
-    def _own(self, method: str) -> list[Any]:
-        """What decides a method beside its name: its file or package, and its options."""
-        spec = self.config.method_spec(method)
-        return [registry.source_digest("methods", spec), self.config.methods[method]]
+    def _identity(self, method: str, built: Method) -> list[Any]:
+        """Its file or package, its options, and what it read: weights and whatever it has a digest of."""
+        source = registry.source_digest("methods", self.config.method_spec(method))
+        read = [part for part in (self.starts[method].digest, built.digest()) if part]
+        return [source, self.config.methods[self.config.method_of(method)], *read]
+
+    def _source(self, method: str) -> str | None:
+        """Of a cell's record: a cell of another source is not shown beside those of this one."""
+        source, _, *read = self.own[method]
+        return " ".join([source or "", *read]).strip() or None
 
     def _finetuned(self, method: str, stages: Sequence[str]) -> dict[str, Any]:
         """What decides a fine-tuning, in its key. A method's own part is in the keys of its stages; without any, it
         may have set the encoder's weights as it was made."""
-        own = [] if stages else [part for part in self._own(method) if part]
+        own = [] if stages else [part for part in self.own[method] if part]
         return {
             "finetune": self.config.finetune.model_dump(mode="json"),
             "augmentation": self.config.augmentation.get("finetune", {}),
@@ -274,7 +285,7 @@ class _Planner:
 
     def _fitted(self, method: str, pool: tuple[int, ...]) -> dict[str, Any]:
         """What decides a method's own predictor, in its cell's key."""
-        return {"predictor": self._own(method), "pool": pool}
+        return {"predictor": self.own[method], "pool": pool}
 
     def _stage(
         self,
@@ -288,15 +299,14 @@ class _Planner:
         upstream: tuple[str, ...],
     ) -> StagePlan:
         config = self.config
-        spec = config.method_spec(method)
         recipe = config.prior if stage.budget == "prior" else config.pretrain
         key = digest(
             {
                 "version": RESULT_VERSION,
                 "data": self.fingerprint,
-                "encoder": config.encoder.identity("encoders"),
-                "method": [method, registry.source_digest("methods", spec), config.methods[method]],
-                "stage": [index, stage.name, stage.augmentation, stage.cohort, stage.views],
+                "encoder": config.encoder_of(method).identity("encoders"),
+                "method": [config.method_of(method), *self.own[method]],
+                "stage": [index, stage.name, stage.augmentation, stage.cohort, _views(stage)],
                 "recipe": recipe.model_dump(mode="json"),
                 "augmentation": config.augmentation.get(stage.augmentation, {}),
                 "members": members,

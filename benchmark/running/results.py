@@ -9,7 +9,6 @@ import numpy as np
 
 from voxbench.benchmark.planning.plan import Plan
 from voxbench.benchmark.records.store import Store
-from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.config import Config
 from voxbench.benchmark.settings.keys import RESULT_VERSION, digest
 from voxbench.benchmark.training.evaluate import called
@@ -43,6 +42,9 @@ COLUMNS = [
     "error",
     "key",
     "role",
+    "start",
+    "pretrain_volumes",
+    "pretrain_forward",
 ]
 SLOT = ("method", "fraction", "fold", "seed")
 
@@ -54,10 +56,11 @@ def current_cells(store: Store, plan: Plan, config: Config) -> list[dict[str, An
     folder are kept, unless the method, the encoder or voxbench itself has changed since.
     """
     planned = {(c.method, c.fraction, c.fold, c.seed): key for key, c in plan.cells.items()}
-    sources = {name: registry.source_digest("methods", config.method_spec(name)) for name in config.methods}
-    encoder = digest(config.encoder.identity("encoders"))
+    sources = {cell.method: cell.source for cell in plan.cells.values()}
+    encoders = {row: digest(config.encoder_of(row).identity("encoders")) for row in config.rows}
+    first = digest(config.encoder.identity("encoders"))
     found = [cell for cell in store.cells() if "cell" in cell and cell["result_version"] == RESULT_VERSION]
-    found = [cell for cell in found if cell.get("encoder_digest") == encoder]
+    found = [cell for cell in found if cell.get("encoder_digest") == encoders.get(cell["cell"]["method"], first)]
     found = [cell for cell in found if planned.get(slot_of(cell), cell["key"]) == cell["key"]]
     found = [cell for cell in found if sources.get(cell["cell"]["method"], cell["source"]) == cell["source"]]
     return sorted(found, key=slot_of)
@@ -99,6 +102,9 @@ def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
         "falling": str(cell["falling"]).lower() if "falling" in cell else None,
         "error": cell.get("error"),
         "key": cell["key"],
+        "start": cell.get("start"),
+        "pretrain_volumes": _rounded(costs.get("pretrain_volumes")),
+        "pretrain_forward": _rounded(costs.get("pretrain_forward")),
     }
     return {column: row.get(column) for column in COLUMNS}
 

@@ -16,6 +16,7 @@ import yaml
 from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen, near_duplicates
 from voxbench.benchmark.planning.plan import Plan, make_plan
 from voxbench.benchmark.planning.volumes import sample
+from voxbench.benchmark.records.plugins import keep_plugins
 from voxbench.benchmark.records.privacy import Coder, coder_for, key_table, known_coder
 from voxbench.benchmark.records.provenance import provenance
 from voxbench.benchmark.records.salt import VARIABLE, place
@@ -95,6 +96,7 @@ class Run:
         """Makes the run folder, or adds to what it holds."""
         self.check_folder()
         self._write_config()
+        keep_plugins(self.store, self.config)
         write_json(self.store.root / "dataset.json", _describe(self))
         write_json(self.store.root / "environment.json", provenance(torch.device(self.runtime.device)))
         coder = coder_for(self.dataset, self.store.root)
@@ -108,8 +110,10 @@ class Run:
         earlier = _read_config(self.store) if self.store.has_results() else None
         data = self.config.model_dump(mode="json")
         for name in self.plan.skipped:  # or the report would miss its cells
-            data["methods"].pop(name)
+            data["methods"].pop(name, None)  # of METHOD@ENCODER nothing is there
             data["sources"].pop(name, None)
+        if not data["encoders"]:
+            del data["encoders"]
         if earlier is not None:
             # What was planned once and has no result yet is not asked for any more.
             found = [cell["cell"] for cell in self.store.cells() if "cell" in cell]

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from voxbench.benchmark.planning.plan import CellPlan, StagePlan
 from voxbench.benchmark.records.privacy import coder_for
-from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.errors import USER_ERRORS, unexpected
 from voxbench.benchmark.settings.keys import RESULT_VERSION, digest
 from voxbench.benchmark.training.context import Context, Progress
@@ -64,9 +63,12 @@ def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
         if record["status"] == "ok":
             context.store.drop_checkpoint(job.key)
     else:
-        source = registry.source_digest("methods", context.config.method_spec(job.method))
         names, labels = cell_names(context, job), label_counts(context, job)
-        sources = {"source": source, "encoder_digest": digest(context.config.encoder.identity("encoders"))}
+        sources = {
+            "source": job.source,
+            "start": job.start,
+            "encoder_digest": digest(context.config.encoder_of(job.method).identity("encoders")),
+        }
         record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), **sources}
         context.store.write_cell(job.method, job.key, record)
 
@@ -91,7 +93,7 @@ def cell_names(context: Context, plan: CellPlan) -> dict[str, Any]:
     return {
         "dataset": config.dataset.name,
         "method": plan.method,
-        "encoder": config.encoder.name,
+        "encoder": config.encoder_of(plan.method).name,
         "protocol": config.protocol.name,
         "fraction": plan.fraction,
         "fold": plan.fold,
@@ -123,6 +125,8 @@ def _carry_out(context: Context, job: Job, progress: Progress) -> dict[str, Any]
     record["scores"] = _scores(context, test)
     record["costs"] = {
         "pretrain_seconds": sum(stage["seconds"] for stage in stages),
+        "pretrain_volumes": sum(stage.get("volumes", 0.0) for stage in stages),
+        "pretrain_forward": sum(stage.get("volumes_forward", 0.0) for stage in stages),
         "finetune_seconds": record.pop("finetune_seconds"),
         "peak_memory_mb": max([record.pop("peak_memory_mb"), *(stage["peak_memory_mb"] for stage in stages)]),
         "volumes_per_second": record.pop("volumes_per_second"),

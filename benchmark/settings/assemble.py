@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.config import Config
-from voxbench.benchmark.settings.errors import USER_ERRORS, BenchError, unexpected
+from voxbench.benchmark.settings.errors import USER_ERRORS, BenchError, ContractError, unexpected
 from voxbench.benchmark.settings.keys import derive_seed
 from voxbench.datasets.base import Dataset
 from voxbench.methods.base import Encoder, Method
@@ -48,22 +49,35 @@ def build_dataset(config: Config, root: Path | None) -> Dataset:
     return dataset
 
 
-def build_encoder(config: Config, shape: Shape, seed: int, fold: int | None) -> Encoder:
-    """The common encoder: one initialisation a seed (and fold, with a pretraining a fold), the same for all methods."""
-    kind = registry.load("encoders", config.encoder.spec)
-    with seeded(seed, fold, "encoder"), blamed("encoder", config.encoder.spec):
-        encoder: Encoder = kind(kind.Options(**config.encoder.options), shape[0])
+def build_encoder(config: Config, shape: Shape, seed: int, fold: int | None, row: str | None = None) -> Encoder:
+    """The common encoder of a row: one initialisation a seed (and fold, with a pretraining a fold) for all methods."""
+    plugin = config.encoder_of(row)
+    kind = registry.load("encoders", plugin.spec)
+    told = {"shape": shape} if "shape" in inspect.signature(kind).parameters else {}
+    with seeded(seed, fold, "encoder"), blamed("encoder", plugin.spec):
+        encoder: Encoder = kind(kind.Options(**plugin.options), shape[0], **told)
     return encoder
 
 
-def build_method(config: Config, name: str, shape: Shape, seed: int, fold: int | None) -> Method:
-    """The method around a fresh encoder."""
-    spec = config.method_spec(name)
+def build_method(config: Config, row: str, shape: Shape, seed: int, fold: int | None) -> Method:
+    """The method of a row around a fresh encoder."""
+    name, spec = config.method_of(row), config.method_spec(row)
     kind = registry.load("methods", spec)
-    encoder = build_encoder(config, shape, seed, fold)
+    encoder = build_encoder(config, shape, seed, fold, row)
     with seeded(seed, fold, "method"), blamed("method", spec):
+        sizes = _sizes(encoder)
         method: Method = kind(encoder, kind.Options(**config.methods[name]), shape)
+        if method.encoder is not encoder:
+            raise ContractError(f"{name}: puts another encoder in the place of the one it is given: train that one")
+        if _sizes(encoder) != sizes:
+            changed = sorted({one for one, _ in _sizes(encoder) ^ sizes})
+            raise ContractError(f"{name}: changes what the encoder is made of ({changed[0]}): put heads beside it")
     return method
+
+
+def _sizes(encoder: Encoder) -> set[tuple[str, tuple[int, ...]]]:
+    """What fine-tuning will look for: names and shapes of the encoder's state."""
+    return {(name, tuple(value.shape)) for name, value in encoder.state_dict().items()}
 
 
 def placed(module: Module, device: torch.device) -> Module:

@@ -137,6 +137,7 @@ class Config(_Model):
 
     dataset: PluginConfig
     encoder: PluginConfig
+    encoders: dict[str, PluginConfig] = Field(default={}, description="further ones, by name: each method under each")
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     sources: dict[str, str] = Field(default={}, description="methods from files: name -> path/to/file.py:Class")
     protocol: Protocol
@@ -146,13 +147,28 @@ class Config(_Model):
     augmentation: dict[str, dict[str, Any]] = Field(default={}, description="strengths that differ from a policy's own")
     audit: AuditConfig = AuditConfig()
 
-    def method_spec(self, name: str) -> str:
-        """What `registry.load` takes for the method called `name`."""
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """What stands in a table: each method, and as METHOD@ENCODER each under each further encoder."""
+        return (*self.methods, *(f"{name}@{encoder}" for encoder in self.encoders for name in self.methods))
+
+    def method_of(self, row: str) -> str:
+        """The name of the method in a row."""
+        return row.partition("@")[0]
+
+    def encoder_of(self, row: str | None) -> PluginConfig:
+        """The encoder of a row; None, the first."""
+        other = (row or "").partition("@")[2]
+        return self.encoders[other] if other else self.encoder
+
+    def method_spec(self, row: str) -> str:
+        """What `registry.load` takes for the method in a row."""
+        name = self.method_of(row)
         return self.sources.get(name, name)
 
     def without_grid(self) -> dict[str, Any]:
         """The part that must be the same for results to stand in one table, method options aside."""
-        data = self.model_dump(mode="json", exclude={"methods", "sources"})
+        data = self.model_dump(mode="json", exclude={"methods", "sources", "encoders"})
         data |= {"dataset": self.dataset.identity("datasets"), "encoder": self.encoder.identity("encoders")}
         for grid in ("fractions", "seeds"):
             del data["protocol"][grid]
@@ -250,7 +266,7 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
     """
     data: dict[str, Any] = {}
     for layer in layers:
-        data = merge(data, layer)
+        data = merge(_without_replaced(data, layer), layer)
     options = data.get("methods") or {}
     if not isinstance(options, Mapping) or not all(isinstance(value, Mapping | None) for value in options.values()):
         raise BenchError("methods: expected options by method, e.g. --set methods.spark.mask_ratio=0.5")
@@ -268,6 +284,7 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
     filled: dict[str, Any] = {
         "dataset": _filled("datasets", config.dataset),
         "encoder": _filled("encoders", config.encoder),
+        "encoders": {name: _filled("encoders", plugin, name) for name, plugin in config.encoders.items()},
         "methods": {
             name: validated(
                 registry.load("methods", config.method_spec(name)).Options, options, f"methods.{name}"
@@ -280,9 +297,24 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
         update={
             "dataset": PluginConfig(**filled["dataset"]),
             "encoder": PluginConfig(**filled["encoder"]),
+            "encoders": {name: PluginConfig(**plugin) for name, plugin in filled["encoders"].items()},
             "methods": filled["methods"],
         }
     )
+
+
+def _without_replaced(data: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` less the options of a dataset or encoder in whose place `layer` puts another: they are not the other's."""
+    kept = dict(data)
+    for kind in ("dataset", "encoder"):
+        old, new = data.get(kind), layer.get(kind)
+        if not (isinstance(old, Mapping) and isinstance(new, Mapping)) or "name" not in new:
+            continue
+        if new["name"] not in (old.get("name"), old.get("source")):
+            del kept[kind]
+        if kind == "encoder":
+            kept.pop("encoders", None)  # who names an encoder names all
+    return kept
 
 
 def _specs(methods: Sequence[str]) -> dict[str, str]:
@@ -309,9 +341,9 @@ def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
         raise BenchError(_readable(error, where, model.model_fields)) from error
 
 
-def _filled(kind: Literal["datasets", "encoders"], plugin: PluginConfig) -> dict[str, Any]:
+def _filled(kind: Literal["datasets", "encoders"], plugin: PluginConfig, further: str = "") -> dict[str, Any]:
     found = registry.load(kind, plugin.spec)
-    options = validated(found.Options, plugin.options, kind[:-1])
+    options = validated(found.Options, plugin.options, f"{kind}.{further}" if further else kind[:-1])
     source = plugin.spec if ".py:" in plugin.spec else None
     return {"name": found.name, "source": source, **options.model_dump(mode="json")}
 

@@ -18,6 +18,10 @@ class BenchError(Exception):
     """A setting or a run folder cannot be used; the message says which, what is wrong and what to do."""
 
 
+class ContractError(MethodError):
+    """A method breaks a rule of the contract (methods/base.py), where a MethodError is its own to raise."""
+
+
 class AuditError(BenchError):
     """The leak audit found test data where none may be."""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
 from voxbench.benchmark.settings.errors import BenchError, nearest
+from voxbench.benchmark.settings.imports import followed
 from voxbench.datasets.base import Dataset
 from voxbench.methods.base import Encoder, Method
 
@@ -50,22 +52,37 @@ def method_name(spec: str) -> str:
 def source_digest(kind: Kind, spec: str) -> str | None:
     """A third party's class by its name and its file's hash, and its package's version. None: our own.
 
-    A changed one gives other results; what else a file imports is not known here.
+    A changed one gives other results, and so does a changed module that its file imports from beside it.
     """
     if ".py:" in spec:
         file, _, name = spec.rpartition(":")
-        return f"{name} {_hash(Path(file))}"
+        return " ".join([name, *map(file_digest, sources(Path(file)))])
     point = names(kind).get(spec)
     package = None if point is None else point.dist
     if point is None or package is None or package.name == "voxbench":
         return None
     module = importlib.util.find_spec(point.module)
-    content = [_hash(Path(module.origin))] if module is not None and module.has_location and module.origin else []
+    content: list[str] = []
+    if module is not None and module.has_location and module.origin:
+        content = [file_digest(path) for path in _of_package(Path(module.origin), point.module)]
     return " ".join([package.name, package.version, point.value, *content])  # an editable package keeps its version
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def sources(path: Path) -> tuple[Path, ...]:
+    """A plug-in's file, and the files beside it that it imports."""
+    return (path, *followed(path, path.resolve().parent))
+
+
+def file_digest(path: Path) -> str:
+    """Of a file's content: 16 hexadecimal digits of its SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _of_package(origin: Path, module: str) -> tuple[Path, ...]:
+    """The file of an installed module, and those of its package that it imports."""
+    depth = len(module.split(".")) - (origin.name != "__init__.py")
+    return (origin, *followed(origin, origin.resolve().parents[depth], module.split(".")[0]))
 
 
 def _from_entry_point(kind: Kind, name: str) -> Any:
@@ -95,9 +112,12 @@ def _from_file(kind: Kind, spec: str) -> Any:
         module = importlib.util.module_from_spec(loader)
         sys.modules[module_name] = module
         try:
-            loader.loader.exec_module(module)
+            with _neighbours(path):
+                loader.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
+            if isinstance(error, BenchError):
+                raise
             raise BenchError(f"{file}: importing it fails: {type(error).__name__}: {error}") from error
     try:
         return getattr(module, name)
@@ -105,3 +125,35 @@ def _from_file(kind: Kind, spec: str) -> Any:
         own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module_name]
         classes = [value.__name__ for value in own if isinstance(value, type)]
         raise BenchError(f"{file} has no class {name!r}: {nearest(name, classes)}") from None
+
+
+_folders: list[str] = []  # of plug-in files, at the end of sys.path
+
+
+@contextmanager
+def _neighbours(path: Path) -> Iterator[None]:
+    """Lets a plug-in's file import those beside it, now and later; what is installed comes first, as always.
+
+    Raises BenchError where a name means another module.
+    """
+    folder = path.resolve().parent
+    beside = {file for file in sources(path)[1:] if file.parent == folder}
+    for file in beside:  # another plug-in's neighbour of the same name
+        loaded = _file_of(file.stem)
+        if loaded is not None and loaded != file and str(loaded.parent) in _folders:
+            del sys.modules[file.stem]
+    sys.path[:] = [one for one in sys.path if one not in _folders]
+    _folders[:] = [*(one for one in _folders if one != str(folder)), str(folder)]
+    sys.path += reversed(_folders)  # the latest first
+    importlib.invalidate_caches()
+    yield
+    for file in beside:
+        loaded = _file_of(file.stem)
+        if loaded is not None and loaded != file:
+            raise BenchError(f"{path}: `import {file.stem}` gives {loaded}, not the file beside it: rename {file.name}")
+
+
+def _file_of(module: str) -> Path | None:
+    """Where a module that is loaded came from."""
+    origin = getattr(sys.modules.get(module), "__file__", None)
+    return None if origin is None else Path(origin).resolve()

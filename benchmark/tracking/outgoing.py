@@ -47,6 +47,11 @@ def public_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in kept.keys() & PRIVATE_SETTINGS.keys():
         if isinstance(kept[name], Mapping):
             kept[name] = {key: value for key, value in kept[name].items() if key not in PRIVATE_SETTINGS[name]}
+    if isinstance(kept.get("encoders"), Mapping):
+        kept["encoders"] = {
+            name: {key: value for key, value in one.items() if key not in _PLACES}
+            for name, one in kept["encoders"].items()
+        }
     return dict(without_paths(kept))
 
 

@@ -146,7 +146,7 @@ def predict(
 
 
 def _model(context: Context, plan: CellPlan) -> Classifier:
-    encoder = build_encoder(context.config, context.dataset.shape, plan.seed, plan.replicate)
+    encoder = build_encoder(context.config, context.dataset.shape, plan.seed, plan.replicate, plan.method)
     load_encoder(encoder, _handed_over(context, plan))
     with seeded(plan.seed, plan.fold, plan.fraction, "head"):
         model = Classifier(encoder, len(context.dataset.classes), context.config.finetune.hidden)

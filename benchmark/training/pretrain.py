@@ -13,48 +13,70 @@ from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.records.costs import Meter, device_name
 from voxbench.benchmark.settings.assemble import build_method, placed
 from voxbench.benchmark.settings.config import StageRecipe
+from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
+from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.context import Context, Progress
+from voxbench.benchmark.training.moved import Moved, features_differ
+from voxbench.benchmark.training.passes import Pace, Passes
 from voxbench.benchmark.training.showcase import write_examples
 from voxbench.benchmark.training.targets import Targets, evaluating
-from voxbench.benchmark.training.train import NonFiniteLossError, Training, optimise, start
+from voxbench.benchmark.training.train import Hooks, NonFiniteLossError, Training, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
-from voxbench.methods.base import Batch, Method, Stage
+from voxbench.methods.base import Method, MethodError, Stage
 
 CHECKPOINT_EVERY_S = 120.0
 COLLAPSED_ABOVE = 0.9  # of `collapse`: 0 = embeddings spread over the sphere, 1 = all the same
 PROBE = 64  # volumes whose embeddings are watched
+DIFFERING = 8  # volumes that an encoder must tell apart
+LOOK_AT_STEP = 20  # a stage that trains no encoder need not run to its end
 
 
 def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any]:
     """Trains the stage, saves its weights and returns its record, which is also saved.
 
-    Raises NonFiniteLossError if it diverges, MethodError if the method cannot work with the data.
+    Raises NonFiniteLossError if it diverges, MethodError if the method cannot work with the data or breaks a rule.
     """
+    try:
+        return _run(context, plan, progress)
+    except MethodError as error:
+        if str(error).startswith(plan.method):
+            raise
+        raise MethodError(f"{plan.method}, stage {plan.name}: {error}") from error
+
+
+def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any]:
     method, stage = _rebuilt(context, plan)
     recipe = _recipe(context, stage)
     placed(method, context.device)
     with Meter(context.device) as meter:
         loader = _loader(context, plan, stage, method)
-        per_step = loader.batch * stage.views
-        training = start(stage.module, recipe, max(1, math.ceil(recipe.volumes / per_step)))
-        watch = _Watch(context, plan, stage, loader, progress)
+        passes = Passes(method, context.bank.batch(plan.members[:2], context.device))
+        pace = Pace(stage, recipe.volumes, loader.volumes_per_step, passes)
+        training = start(stage.module, recipe, pace.declared, stage.groups)
+        moved = Moved(method, stage, passes)
+        watch = _Watch(context, plan, stage, loader, progress, moved)
         watch.resume(training)
-        optimise(
-            training,
-            lambda draw: stage.loss(_batch(draw)),
-            loader,
-            recipe,
-            after_step=stage.after_step,
-            on_step=watch,
+        if pace.counts and training.step:
+            training.steps = pace.steps(training.step)
+
+        def loss(draw: Draw) -> Tensor:
+            return stage.loss(batch_of(draw, loader, training.step / training.steps))
+
+        hooks = Hooks(
+            before_step=stage.before_step,
+            after_step=None if stage.after_step is None else passes.counted(stage.after_step),
+            steps=pace.steps if pace.counts else None,
         )
+        optimise(training, passes.counted(loss), loader, recipe, hooks=hooks, on_step=watch)
+        passes.close()
         method.eval()
-        if stage.finish is not None:
-            with torch.no_grad():
-                stage.finish(loader.plain())
+        _finish(context, plan, stage, method, loader)
+    moved.check()
     watch.final(training)
     context.store.save_weights(plan.key, "module", stage.module.state_dict())
     context.store.save_weights(plan.key, "encoder", method.encoder.state_dict())
+    spent = passes.trained if pace.counts else training.step * loader.volumes_per_step
     return {
         "result_version": RESULT_VERSION,
         "key": plan.key,
@@ -64,20 +86,35 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
         "seed": plan.seed,
         "fold": plan.fold,
         "steps": training.steps,
-        "volumes_per_step": per_step,
+        "volumes_per_step": spent / training.steps,
+        "volumes": spent,
+        "volumes_forward": passes.forward,
+        "encoder_moved": [moved.count(), len(moved.before)],
         "curve": training.curve,
         "collapse": watch.collapse,
         "collapsed": watch.collapse is not None and watch.collapse > COLLAPSED_ABOVE,
         "n_volumes": len(plan.members),
         "n_normal_labels": len(plan.labels),
         "seconds": meter.seconds + watch.seconds_before,
-        "volumes_per_second": watch.steps_here * per_step / meter.seconds,
+        "volumes_per_second": watch.steps_here * spent / training.steps / meter.seconds,
         "peak_memory_mb": meter.peak_memory_mb,
         "device": device_name(context.device),
         "upstream": list(plan.upstream),
         "seen": sorted(context.bank.hashes[i] for i in loader.seen),
         **_shown(context, plan, stage),
     }
+
+
+def _finish(context: Context, plan: StagePlan, stage: Stage, method: Method, loader: Loader) -> None:
+    """The stage's own end. Raises MethodError where it left the encoder without a difference between volumes."""
+    if stage.finish is None:
+        return
+    some = context.bank.batch(plan.members[:DIFFERING], context.device)
+    told_apart = features_differ(method.encoder, some)
+    with torch.no_grad():
+        stage.finish(loader.plain())
+    if told_apart and not features_differ(method.encoder, some):
+        raise ContractError("its finish left the encoder with the same features for every volume: mend it")
 
 
 def _shown(context: Context, plan: StagePlan, stage: Stage) -> dict[str, Any]:
@@ -97,10 +134,6 @@ def _rebuilt(context: Context, plan: StagePlan) -> tuple[Method, Stage]:
     return method, stages[plan.index]
 
 
-def _batch(draw: Draw) -> Batch:
-    return Batch(views=draw.views, target=draw.target, rng=draw.rng)
-
-
 def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method) -> Loader:
     """Draws of the stage's volumes, with their targets where it has any (computing those is part of its cost)."""
     targets = None
@@ -111,11 +144,12 @@ def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method) -> 
         context.bank,
         plan.members,
         batch=_recipe(context, stage).batch,
-        policy=context.policies[stage.augmentation],
-        seed=derive_seed(plan.seed, plan.fold, plan.method, stage.name),
+        policy=context.policies["none"],
+        looks=looks(context.config.augmentation, stage),
+        seed=derive_seed(plan.seed, plan.fold, context.config.method_of(plan.method), stage.name),
         device=context.device,
-        views=stage.views,
         targets=targets,
+        clean=stage.clean,
     )
 
 
@@ -126,8 +160,12 @@ def _recipe(context: Context, stage: Stage) -> StageRecipe:
 class _Watch:
     """Called after each step: progress, collapse, checkpoints."""
 
-    def __init__(self, context: Context, plan: StagePlan, stage: Stage, loader: Loader, progress: Progress) -> None:
+    def __init__(
+        self, context: Context, plan: StagePlan, stage: Stage, loader: Loader, progress: Progress, moved: Moved
+    ) -> None:
         self.context = context
+        self.moved = moved
+        self.early = stage.finish is None  # or that may be what gives the encoder its weights
         self.loader = loader
         self.plan = plan
         self.embed = stage.embed
@@ -147,11 +185,14 @@ class _Watch:
             training.load(state["training"])
             self.seconds_before = float(state["seconds"])
             self.loader.seen.update(state["seen"])
+            self.moved.passes.load(state["passes"])
             self.started_at = training.step
 
     def __call__(self, training: Training) -> bool:
         self.progress(training.step, training.steps)
         self.steps_here = training.step - self.started_at
+        if self.early and training.step == LOOK_AT_STEP < training.steps:
+            self.moved.check()
         if training.curve and training.curve[-1]["step"] == training.step and self._due(training):
             self._measure(training)
         now = time.perf_counter()
@@ -159,7 +200,12 @@ class _Watch:
             self.saved = now
             self._check_weights(training)
             seconds = self.seconds_before + now - self.clock
-            state = {"training": training.state(), "seconds": seconds, "seen": sorted(self.loader.seen)}
+            state = {
+                "training": training.state(),
+                "seconds": seconds,
+                "seen": sorted(self.loader.seen),
+                "passes": self.moved.passes.state(),
+            }
             self.context.store.save_checkpoint(self.plan.key, state)
         return False
 
@@ -181,6 +227,10 @@ class _Watch:
             return
         with torch.no_grad(), evaluating(self.module):
             embedded = self.embed(self.context.bank.batch(self.probe, self.context.device)).float()  # [P, E]
+        if embedded.ndim != 2 or len(embedded) != len(self.probe):
+            raise ContractError(
+                f"its embed gives {list(embedded.shape)} for {len(self.probe)} volumes: give an embedding each, [B, E]"
+            )
         if not bool(torch.isfinite(embedded).all()):
             raise NonFiniteLossError(f"embeddings are not finite at step {training.step}: lower the learning rate")
         self.collapse = collapse_of(embedded)

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from voxbench.benchmark.records.costs import Meter
 from voxbench.benchmark.settings.assemble import build_encoder, build_method, placed, seeded
 from voxbench.benchmark.settings.config import Recipe
+from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.context import Context
 from voxbench.benchmark.training.finetune import Classifier
 from voxbench.benchmark.training.targets import Targets, evaluating
-from voxbench.benchmark.training.train import Training, backward, forward, optimise, start
+from voxbench.benchmark.training.train import NO_HOOKS, Hooks, Training, backward, forward, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
-from voxbench.methods.base import Batch, Method, Stage
+from voxbench.methods.base import Group, Method, Stage
 
 PARTS = ("data", "augmentation", "forward", "backward", "optimiser")
 FINISHED_ON = 8  # volumes that a prior stage is finished on before maps are timed
@@ -40,12 +41,13 @@ class Workload:
     loss: Callable[[Draw], Tensor]
     loader: Loader
     recipe: Recipe
-    after_step: Callable[[float], None] | None = None
+    hooks: Hooks = NO_HOOKS
+    groups: Sequence[Group] = ()
 
     @property
-    def volumes_per_step(self) -> int:
+    def volumes_per_step(self) -> float:
         """Two views count as two."""
-        return self.loader.batch * self.loader.views
+        return self.loader.volumes_per_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ def measure(work: Workload, steps: int) -> Speed:
         method=work.method,
         stage=work.stage,
         batch=work.loader.batch,
-        views=work.loader.views,
+        views=len(work.loader.looks),
         volumes_per_second=real,
         limit_volumes_per_second=limit,
         share_of_limit=real / limit,
@@ -193,15 +195,16 @@ def _of_stage(
         context.bank,
         members,
         batch=batch or recipe.batch,
-        policy=context.policies[stage.augmentation],
+        policy=context.policies["none"],
+        looks=looks(context.config.augmentation, stage),
         seed=0,
         device=context.device,
-        views=stage.views,
         targets=maps,
+        clean=stage.clean,
     )
 
     def loss(draw: Draw) -> Tensor:
-        return stage.loss(Batch(views=draw.views, target=draw.target, rng=draw.rng))
+        return stage.loss(batch_of(draw, loader))
 
     return Workload(
         method=name,
@@ -210,7 +213,8 @@ def _of_stage(
         loss=loss,
         loader=loader,
         recipe=recipe,
-        after_step=stage.after_step,
+        groups=stage.groups,
+        hooks=Hooks(before_step=stage.before_step, after_step=stage.after_step),
     )
 
 
@@ -218,18 +222,17 @@ class _Constant(Loader):
     """A loader that gives the first batch of another again and again."""
 
     def __init__(self, loader: Loader) -> None:
-        self.device, self.batch, self.views = loader.device, loader.batch, loader.views
+        self.device, self.batch, self.looks, self.members = loader.device, loader.batch, loader.looks, loader.members
         self.first = loader.draw(0)
 
     def draw(self, step: int) -> Draw:
         """The one batch; its randomness is the step's."""
-        f = self.first
-        return Draw(views=f.views, target=f.target, labels=f.labels, rng=torch.Generator().manual_seed(step))
+        return replace(self.first, rng=torch.Generator().manual_seed(step))
 
 
 def _timed(work: Workload, loader: Loader, steps: int) -> float:
     """Volumes a second of `optimise`, the first step left out."""
-    training = start(work.module, work.recipe, steps + 1)
+    training = start(work.module, work.recipe, steps + 1, work.groups)
     clock: list[float] = []
 
     def tick(state: Training) -> bool:
@@ -238,13 +241,13 @@ def _timed(work: Workload, loader: Loader, steps: int) -> float:
             clock.append(time.perf_counter())
         return False
 
-    optimise(training, work.loss, loader, work.recipe, after_step=work.after_step, on_step=tick)
-    return steps * loader.batch * loader.views / (clock[-1] - clock[0])
+    optimise(training, work.loss, loader, work.recipe, hooks=work.hooks, on_step=tick)
+    return steps * loader.volumes_per_step / (clock[-1] - clock[0])
 
 
 def _parts(work: Workload, steps: int) -> dict[str, float]:
     """Seconds a step of each part, the device waited for after each: their sum is more than a step of the loop."""
-    training = start(work.module, work.recipe, steps + 1)
+    training = start(work.module, work.recipe, steps + 1, work.groups)
     loader, spent = work.loader, dict.fromkeys(PARTS, 0.0)
 
     def timed(part: str, do: Callable[[], Any]) -> Any:

@@ -12,6 +12,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
+from voxbench.benchmark.settings.errors import ContractError
 from voxbench.datasets.volumes.bank import VolumeBank
 from voxbench.datasets.volumes.resident import SHARE
 
@@ -53,7 +54,13 @@ class Targets:
             with torch.no_grad(), evaluating(self.module):
                 for first in range(0, len(missing), self.together):
                     some = missing[first : first + self.together]
-                    maps = self.make(self.bank.batch([self.members[row] for row in some], self.device))
+                    volumes = self.bank.batch([self.members[row] for row in some], self.device)
+                    maps = self.make(volumes)
+                    if maps.shape != volumes.shape:
+                        raise ContractError(
+                            f"its targets give {list(maps.shape)} for volumes {list(volumes.shape)}: give maps of the "
+                            "same shape"
+                        )
                     self.maps[some] = maps.to(self.maps.device, torch.float16)
                     self.made[some] = True
         return self.maps[list(rows)].to(self.device, torch.float32)
@@ -83,13 +90,20 @@ def _in_files(folder: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode for a block."""
+    with in_mode(module, training=False):
+        yield
+
+
+@contextmanager
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or eval mode for a block; then each part is as it was."""
     before = [(part, part.training) for part in module.modules()]
-    module.eval()
+    module.train(training)
     try:
         yield
     finally:
-        for part, training in before:
-            part.training = training
+        for part, mode in before:
+            part.training = mode
 
 
 def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,9 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
 
 from voxbench.benchmark.settings.config import Recipe
+from voxbench.benchmark.settings.errors import ContractError
 from voxbench.datasets.views.loader import Draw, Loader
-from voxbench.methods.base import MethodError
+from voxbench.methods.base import Group
 
 CURVE_POINTS = 100  # a curve for a plot needs no more
 OTHER_STREAM = 0x5DEECE66D  # keeps the global generator's numbers apart from those that augmented the batch
@@ -23,6 +24,18 @@ GPU_CHECK_EVERY = 20  # reading a loss waits for the GPU, so there losses are ch
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite: nothing after that step means anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a stage, or the harness, does about each step."""
+
+    before_step: Callable[[float], None] | None = None  # progress in [0, 1): gradients are there
+    after_step: Callable[[float], None] | None = None  # progress in (0, 1]
+    steps: Callable[[int], int] | None = None  # steps taken, the present one included -> how many there will be
+
+
+NO_HOOKS = Hooks()
 
 
 @dataclass(kw_only=True)
@@ -53,12 +66,24 @@ class Training:
         self.curve = list(state["curve"])
 
 
-def start(module: nn.Module, recipe: Recipe, steps: int) -> Training:
-    """A training of `module`'s trainable parameters; biases and norms are kept from weight decay (and from LARS)."""
+def start(module: nn.Module, recipe: Recipe, steps: int, own: Sequence[Group] = ()) -> Training:
+    """A training of `module`'s trainable parameters; biases and norms are kept from weight decay (and from LARS).
+
+    `own` are parameters with a rate and decay of their own. Raises MethodError where they are not the module's.
+    """
     trained = [p for p in module.parameters() if p.requires_grad]
+    apart = [id(p) for group in own for p in group.parameters]
+    if len({*apart}) < len(apart) or not {*apart} <= {id(p) for p in trained}:
+        raise ContractError("its groups name a parameter twice, or one that the stage's module does not train")
+    rest = Group(parameters=[p for p in trained if id(p) not in apart])
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": params, "weight_decay": decay, **({"rate": group.rate} if group is not rest else {})}
+        for group in (rest, *own)
+        for params, decay in (
+            ([p for p in group.parameters if p.ndim > 1], group.decay * recipe.weight_decay),
+            ([p for p in group.parameters if p.ndim <= 1], 0.0),
+        )
+        if params or group is rest
     ]
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == "lars":
@@ -82,7 +107,7 @@ def optimise(
     loader: Loader,
     recipe: Recipe,
     *,
-    after_step: Callable[[float], None] | None = None,
+    hooks: Hooks = NO_HOOKS,
     on_step: Callable[[Training], bool] | None = None,
 ) -> None:
     """Runs `training` to its end, or until `on_step` answers True.
@@ -93,7 +118,7 @@ def optimise(
     device = loader.device
     training.module.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        _steps(training, loss, loader, recipe, after_step, on_step)
+        _steps(training, loss, loader, recipe, hooks, on_step)
 
 
 def _steps(
@@ -101,22 +126,25 @@ def _steps(
     loss: Callable[[Draw], Tensor],
     loader: Loader,
     recipe: Recipe,
-    after_step: Callable[[float], None] | None,
+    hooks: Hooks,
     on_step: Callable[[Training], bool] | None,
 ) -> None:
     device = loader.device
-    every = max(1, math.ceil(training.steps / CURVE_POINTS))
     check_every = GPU_CHECK_EVERY if device.type == "cuda" else 1
     losses: list[Tensor] = []
     while training.step < training.steps:
-        rate = learning_rate(recipe, training.step, training.steps)
-        for group in training.optimizer.param_groups:
-            group["lr"] = rate
         draw = loader.draw(training.step)
         # Methods draw from `draw.rng`, but layers such as nn.Dropout know the global generator only.
         torch.manual_seed(draw.rng.initial_seed() ^ OTHER_STREAM)
         value = forward(loss, draw, device)
+        if hooks.steps is not None:  # what a step costs is known once it is taken
+            training.steps = max(training.step + 1, hooks.steps(training.step + 1))
+        rate = learning_rate(recipe, training.step, training.steps)
+        for group in training.optimizer.param_groups:
+            group["lr"] = rate * group.get("rate", 1.0)
         backward(training, value, recipe)
+        if hooks.before_step is not None:
+            hooks.before_step(training.step / training.steps)
         training.optimizer.step()
         training.step += 1
         training.loss = value.detach()
@@ -125,8 +153,9 @@ def _steps(
         if len(losses) >= check_every or last:
             _check(losses, training.step)
             losses = losses[-1:] if not last else []
-        if after_step is not None:
-            after_step(training.step / training.steps)
+        if hooks.after_step is not None:
+            hooks.after_step(training.step / training.steps)
+        every = max(1, math.ceil(training.steps / CURVE_POINTS))
         if training.step % every == 0 or last or training.step == 1:
             training.curve.append({"step": training.step, "loss": _finite(value, training.step), "lr": rate})
         if on_step is not None and on_step(training):
@@ -151,10 +180,12 @@ def backward(training: Training, value: Tensor, recipe: Recipe) -> None:
 
 def _check_usable(loss: Tensor) -> None:
     """What PyTorch would say in its own terms; raises MethodError."""
+    if not isinstance(loss, Tensor):
+        raise ContractError(f"the loss is a {type(loss).__name__}: return a tensor with one number, and no .item()")
     if loss.ndim:
-        raise MethodError(f"the loss has shape {list(loss.shape)}: return a scalar, such as its mean")
+        raise ContractError(f"the loss has shape {list(loss.shape)}: return a scalar, such as its mean")
     if not loss.requires_grad:
-        raise MethodError("the loss depends on no parameter: compute it by what the stage trains, without detach")
+        raise ContractError("the loss depends on no parameter: compute it by what the stage trains, without detach")
 
 
 def _check(losses: list[Tensor], step: int) -> None:

@@ -22,6 +22,8 @@ def remarks(grid: Grid, draws: Sequence[Floats]) -> tuple[str, ...]:
         *_constant_scores(grid),
         *_collapsed(grid),
         *_falling(grid),
+        *_starts(grid),
+        *_passes(grid),
         *_undefined_draws(draws),
     )
 
@@ -91,6 +93,32 @@ def _falling(grid: Grid) -> list[str]:
         return []
     places = [f"{method} at {percent(fraction)} ({count})" for (method, fraction), count in sorted(found.items())]
     return [f"in some cells the loss was still falling at the last step of fine-tuning: {listed(places)}"]
+
+
+def _starts(grid: Grid) -> list[str]:
+    """Weights from elsewhere: what they have seen is said by the method, and nobody can audit it here."""
+    starts = {c.place.method: c.row.start for c in grid.scored if c.row is not None and c.row.start}
+    return [
+        f"{method} starts from {start}; whether tested patients are among that is not known here"
+        for method, start in sorted(starts.items())
+    ]
+
+
+def _passes(grid: Grid) -> list[str]:
+    """What went through each method's encoder in pretraining, prior stages included."""
+    means: dict[str, tuple[float, float]] = {}
+    for method in grid.methods:
+        rows = [c.row for c in grid.scored if c.place.method == method and c.row is not None]
+        known = [(row.pretrain_volumes, row.pretrain_forward) for row in rows if row.pretrain_volumes > 0]
+        if known:
+            both, forward = np.mean(known, axis=0)
+            means[method] = (float(both), float(forward))
+    if not means:
+        return []
+    said = [
+        f"{m} {both:,.0f}" + (f" (and {only:,.0f} forward)" if only > 0 else "") for m, (both, only) in means.items()
+    ]
+    return [f"volumes that passed forward and backward in the pretraining behind a cell, a mean: {listed(said)}"]
 
 
 def _undefined_draws(draws: Sequence[Floats]) -> list[str]:

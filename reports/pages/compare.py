@@ -20,7 +20,7 @@ from voxbench.reports.reading.run_folder import Place, ReportError, Row, RunFold
 # What may differ between runs of one report: where data and files lie (what is in files is compared by digest), which
 # part of the grid a run filled, and what its audit refused: that decides whether a run comes to an end, not what it
 # finds.
-_FREE = ("dataset", "sources", "encoder.source", "protocol.fractions", "protocol.seeds", "audit")
+_FREE = ("dataset", "sources", "encoder.source", "encoders", "protocol.fractions", "protocol.seeds", "audit")
 
 _BUILT_IN, _NOT_TOLD = "built in", "not told"  # in place of a digest
 
@@ -112,7 +112,7 @@ def _digests(run: RunFolder) -> Mapping[str, frozenset[str]]:
             continue  # a folder without its records still has its tables
         for name, key in (
             (f"method {row.place.method}", "source"),
-            (f"encoder {encoder.get('name')}", "encoder_digest"),
+            (f"encoder {row.encoder}", "encoder_digest"),
         ):
             if key in record:
                 found[name] = found.get(name, set()) - {_NOT_TOLD} | {record[key] or _BUILT_IN}

@@ -77,6 +77,9 @@ class Row:
     error: str
     key: str
     stages: tuple[str, ...]  # keys of the pretraining stages that it builds on
+    start: str = ""  # what its encoder began with, where that is not the common initialisation
+    pretrain_volumes: float = math.nan  # passed through the encoder forward and backward
+    pretrain_forward: float = math.nan  # passed forward only, such as through a target network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +275,9 @@ def _row(record: Mapping[str, Any], path: Path, line: int) -> Row:
         error=str(record["error"]),
         key=str(record["key"]),
         stages=(),
+        start=str(record.get("start", "")),
+        pretrain_volumes=number("pretrain_volumes"),
+        pretrain_forward=number("pretrain_forward"),
     )
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from voxbench.methods.base import Batch, MethodError
 from voxbench.methods.encoders.resnet import ResNet
-from voxbench.methods.spark import SparK, SparKOptions, masked_patch_loss, normalise_patches
+from voxbench.methods.parts.patches import masked_patch_loss, normalise_patches
+from voxbench.methods.spark import SparK, SparKOptions
 
 Volumes = Callable[..., Tensor]
 MakeEncoder = Callable[..., ResNet]
