@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,7 +25,7 @@ from voxbench.benchmark.running.work import fail
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.training.context import Context
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # the last is SLURM's warning before a limit or preemption
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # the last: SLURM warns of a preemption, or we of the limit
 
 
 class TimeLimitError(RuntimeError):
@@ -48,7 +50,7 @@ def execute(folder: Path, keys: Sequence[str], console: Console, *, only: bool, 
         console.print(f"not started: {escape(grid.jobs[task.job.key].name)}: its pretraining has no result yet")
     log = _Log(grid, console)
     stop = Stop()
-    with stop.listening(SIGNALS, lambda: console.print("stopping at the next step")):
+    with _alarm(warning), stop.listening(SIGNALS, lambda: console.print("stopping at the next step")):
         console.print(Local(setup, retries=grid.retries, listen=log, stop=stop).submit(ready))
     if not stop.asked:
         return 1 if log.failed or unmet or len(ready) < len(tasks) else 0
@@ -82,10 +84,26 @@ def _sorted(context: Context, setup: Setup, tasks: Sequence[Task]) -> tuple[list
     return ready, unmet
 
 
-def _at_limit(warning: float) -> bool:
-    """Whether the signal came for the time limit, not for a preemption. SLURM sends it up to a minute early."""
+@contextmanager
+def _alarm(warning: float) -> Iterator[None]:
+    """SLURM's own warning, in time: SLURM sends it up to a minute early, perhaps while modules load, or not at all."""
     left = slurm.seconds_left()
-    return left is not None and left <= warning + 90
+    if left is None:
+        yield
+        return
+    alarm = threading.Timer(max(left - warning, left / 2), os.kill, (os.getpid(), signal.SIGUSR2))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
+
+
+def _at_limit(warning: float) -> bool:
+    """Whether the time limit is near: the signal may have come for a preemption."""
+    left = slurm.seconds_left()
+    return left is not None and left <= warning + 5
 
 
 def _check_gpu(grid: Grid) -> None:

@@ -41,6 +41,8 @@ def status(folder: Path, console: Console, *, keys: bool) -> None:
     spent = ", ".join(f"{duration(seconds)} on {name}" for name, seconds in _by_device(costs).items())
     console.print(f"cost so far: {escape(spent) or 'none'}", soft_wrap=True, highlight=False)
     console.print(_left(grid, state, costs), soft_wrap=True, highlight=False)
+    if not (folder / "results.csv").exists():
+        console.print(f"no tables yet: bench collect {escape(str(folder))} makes them of what is done", soft_wrap=True)
     if keys:
         for key, value in state.items():
             console.print(f"{key}  {value}  {escape(grid.jobs[key].name)}", soft_wrap=True, highlight=False)

@@ -14,6 +14,8 @@ from voxbench.benchmark.settings.errors import BenchError
 
 OURS = frozenset({"dependency", "job_name", "array_parallelism", "signal_delay_s", "use_srun", "stderr_to_stdout"})
 
+NO_GPU: dict[str, Any] = {"gpus_per_node": None, "gpus_per_task": None, "gres": None}
+
 
 class Site(BaseModel):
     """Settings of `--slurm`. What is not named here goes to sbatch, by the names that submitit has for it."""
@@ -27,14 +29,11 @@ class Site(BaseModel):
     parallel: int | None = Field(default=None, ge=1, description="elements of an array that run at the same time")
     stages: dict[str, Any] = Field(default={}, description="what differs for pretraining stages")
     cells: dict[str, Any] = Field(default={}, description="what differs for fine-tuning cells")
-    collect: dict[str, Any] = Field(
-        default={"gpus_per_node": None, "gpus_per_task": None, "gres": None},
-        description="what differs for the job that makes the tables: no GPU",
-    )
+    collect: dict[str, Any] = Field(default={}, description="what differs for the job that makes the tables")
 
     def parameters(self, kind: str) -> dict[str, Any]:
         """submitit's parameters of one kind of job: "stages", "cells" or "collect". Raises BenchError."""
-        own = getattr(self, kind)
+        own = {**(NO_GPU if kind == "collect" else {}), **getattr(self, kind)}
         given = {"time": self.time, **(self.model_extra or {}), **own}
         wrong = sorted(OURS & given.keys())
         if wrong:

@@ -192,7 +192,8 @@ def test_a_preempted_job_and_one_on_a_lost_node_go_on_elsewhere(
     ask(slurm, "scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     marker.write_text("0.1")
     time.sleep(2)
-    ask(slurm, "scontrol", "update", f"nodename={node}", "state=resume")
+    # It may have come back by itself.
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], env=slurm, capture_output=True)
     wait_for_end(slurm, run)
     assert table(run) == undisturbed, logs(run)
     assert max(started(run).values()) > 1
@@ -207,12 +208,13 @@ def test_a_job_over_its_time_limit_goes_on_from_its_checkpoint(
     tmp_path: Path,
 ) -> None:
     run, marker = tmp_path / "run", method.with_name("slow")
-    marker.write_text("10")  # a step; there are four
-    submitted(slurm, words(run, *site(time=1, warning=20)))
+    marker.write_text("30")  # seconds a step; there are four
+    submitted(slurm, words(run, *site(time=2, warning=60), "--slurm", "cells.time=10,collect.time=10"))
     wait_for(lambda: "stopping" in logs(run))
     marker.unlink()
     wait_for_end(slurm, run)
     assert table(run) == undisturbed, logs(run)
+    assert "TIME LIMIT" not in logs(run)  # it stopped by itself
     assert max(started(run).values()) > 1
     assert tidy(run)
 
