@@ -15,23 +15,21 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
-from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.records.store import write_text
 from voxbench.benchmark.running.executor import Executor, State
 from voxbench.benchmark.running.grid import Grid
+from voxbench.benchmark.running.packs import Array, packed
 from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.site import Site
 from voxbench.benchmark.settings.errors import BenchError, nearest
 from voxbench.benchmark.settings.keys import digest
 
 FOLDER = Path("private") / "slurm"  # batch files, packs and logs: host names and paths are in them
-PACK_MOST = 16  # cells an array element, where nothing is said
 # States of squeue that end an element for good. NODE_FAIL is none: SLURM has requeued it already.
 ENDED = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "PREEMPTED", "REVOKED"}
@@ -54,20 +52,6 @@ class Element:
         return f"{self.job}_{self.index}" if self.index.isdecimal() else self.job
 
 
-@dataclass(frozen=True, kw_only=True)
-class Array:
-    """Jobs of one kind that are submitted together; a pack is one element."""
-
-    kind: str  # "stages" or "cells"
-    what: str  # for its name
-    packs: tuple[tuple[Task, ...], ...]
-
-    @property
-    def tasks(self) -> Iterator[Task]:
-        """All of them."""
-        return (task for pack in self.packs for task in pack)
-
-
 class Slurm(Executor):
     """The scheduler of a cluster whose machines share the run folder and the cache."""
 
@@ -86,7 +70,7 @@ class Slurm(Executor):
         elements = self._elements()
         held = {key: element.job for element in elements for key in self._keys(element)}
         tasks = [task for task in tasks if task.job.key not in held]
-        arrays = self._arrays(tasks)
+        arrays = packed(tasks, self.site, self.site.max_array or _array_limit())
         for array in arrays:
             after = {held[key] for task in array.tasks for key in task.after if key in held}
             job = self._submit_array(array, sorted(after))
@@ -131,43 +115,6 @@ class Slurm(Executor):
 
     def _packs(self, name: str) -> Path:
         return self.folder / f"{name}.txt"
-
-    def _arrays(self, tasks: Sequence[Task]) -> list[Array]:
-        """One a method and kind of job, split as SLURM's limit asks; packs grow until the site's limit holds."""
-        groups: dict[tuple[str, int], list[Task]] = {}
-        for task in tasks:
-            is_stage = isinstance(task.job, StagePlan)
-            groups.setdefault((task.job.method, len(task.after) if is_stage else -1), []).append(task)
-        longest = max((task.effort for task in tasks), default=1.0)
-        sizes = {of: 1 if of[1] >= 0 else self._pack(group, longest) for of, group in groups.items()}
-        most = self.site.max_jobs
-        if most is not None:
-            least = len(groups) + 1  # with the one that makes the tables
-            if most < least:
-                raise BenchError(f"--slurm max_jobs={most}: at least {least} are needed for these methods")
-            grow = 1
-            while sum(ceil(len(group) / (sizes[of] * grow)) for of, group in groups.items()) + 1 > most:
-                grow += 1
-            sizes = {of: size * grow for of, size in sizes.items()}
-        limit = self.site.max_array or _array_limit()
-        arrays = []
-        for of, group in groups.items():
-            size = sizes[of]
-            packs = [tuple(group[first : first + size]) for first in range(0, len(group), size)]
-            what = f"{of[0]}-{group[0].job.name if isinstance(group[0].job, StagePlan) else 'cells'}"
-            kind = "stages" if of[1] >= 0 else "cells"
-            arrays += [
-                Array(kind=kind, what=what, packs=tuple(packs[first : first + limit]))
-                for first in range(0, len(packs), limit)
-            ]
-        return arrays
-
-    def _pack(self, cells: Sequence[Task], longest: float) -> int:
-        """Cells an element: together about as long as the longest job of the grid."""
-        if self.site.pack is not None:
-            return self.site.pack
-        mean = sum(task.effort for task in cells) / len(cells)
-        return max(1, min(PACK_MOST, int(longest / max(mean, 1.0))))
 
     def _submit_array(self, array: Array, after: Sequence[str]) -> str:
         """SLURM's number of the array."""
