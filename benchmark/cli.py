@@ -63,6 +63,13 @@ class SyncName(StrEnum):
     offline = "offline"
 
 
+class ExecutorName(StrEnum):
+    """Where the jobs of a grid are carried out."""
+
+    local = "local"
+    slurm = "slurm"
+
+
 class ProtocolName(StrEnum):
     """What a method may spend labels on."""
 
@@ -116,6 +123,16 @@ def run(
             min=1, help="Processes that share the grid; not given: one a core, or one to four on a GPU by its memory."
         ),
     ] = None,
+    executor: Annotated[
+        ExecutorName, typer.Option(help="local: processes of this machine. slurm: submit it all to a cluster, and end.")
+    ] = ExecutorName.local,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(help="partition=...,time=...,gpus_per_node=1, or a YAML file: see docs/cluster.md."),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Further tries of a job whose cause of failure may pass, e.g. out of memory.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it would cost; run nothing.")] = (
         False
     ),
@@ -160,9 +177,63 @@ def run(
         dry_run=dry_run,
         wandb=wandb.value if wandb else None,
         wandb_project=wandb_project,
+        executor=executor.value,
+        slurm=tuple(slurm or ()),
+        retries=retries,
     )
     with suppress(KeyboardInterrupt):
         raise typer.Exit(command_run.execute(given, console))
+    _stopped()
+
+
+@app.command()
+def status(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    keys: Annotated[bool, typer.Option("--keys", help="List every job with its key.")] = False,
+) -> None:
+    """Show what of a run is done, at work, waiting and failed, the time left and the cost so far."""
+    from voxbench.benchmark.commands import status as command_status
+
+    command_status.status(run_folder, console, keys=keys)
+
+
+@app.command()
+def cancel(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """End a run, here or on the cluster; what is done is kept, and the same `bench run` goes on from there."""
+    from voxbench.benchmark.commands import status as command_status
+
+    command_status.cancel(run_folder, console)
+
+
+@app.command()
+def cell(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY ...", help="As `bench status RUN --keys` lists them.")],
+    only: Annotated[bool, typer.Option("--only", help="Leave out the pretraining that they build on.")] = False,
+    warning: Annotated[float, typer.Option(help="Seconds between SLURM's warning and its time limit.")] = 120,
+) -> None:
+    """Carry out single jobs of a run's grid, unless they are done: what a cluster's jobs consist of."""
+    if hasattr(signal, "SIGUSR2"):
+        signal.signal(signal.SIGUSR2, lambda *_: None)  # a warning while modules load ends nothing
+    from voxbench.benchmark.commands import cell as command_cell
+
+    with suppress(KeyboardInterrupt):
+        raise typer.Exit(command_cell.execute(run_folder, keys, console, only=only, warning=warning))
+    _stopped()
+
+
+@app.command()
+def collect(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    attempt: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Write tables and report from what is done so far; a run on a cluster ends with it."""
+    from voxbench.benchmark.commands import collect as command_collect
+
+    raise typer.Exit(command_collect.execute(run_folder, attempt, console))
+
+
+def _stopped() -> None:
     problems.print("stopped: what is done is kept, and the same command goes on from there", soft_wrap=True)
     close_streams()
     gc.collect()  # semaphores of the workers' queue, of which Python would complain

@@ -36,6 +36,7 @@ SYSTEM_FILES = frozenset(
     {".DS_Store", "._.DS_Store", ".localized", "Thumbs.db", "desktop.ini", ".directory", "lost+found", "@eaDir",
      ".gitkeep", ".gitignore", ".keep", ".ipynb_checkpoints"}
 )  # fmt: skip
+TEMPORARY = ".part-"  # how the name of a file begins that is being written
 UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -81,7 +82,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], *, private: boo
     Rights follow the umask, so that a colleague may read what the user lets colleagues read; a `private` file is its
     owner's alone from the first byte on. An OSError names `path`.
     """
-    temporary = path.with_name(f".part-{secrets.token_hex(6)}")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666)

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from voxbench.benchmark.commands.terminal import duration
 from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.planning.power import foreseen
 from voxbench.benchmark.running.runner import Run, effort
@@ -44,7 +45,7 @@ def show_plan(run: Run, console: Console) -> None:
             str(len(cells)),
             f"{len(done & {*stages, *cells})}/{len(stages) + len(cells)}",
             f"{sum(efforts[job.key] for job in todo):,.0f}",
-            _duration(seconds),
+            duration(seconds),
         )
         rows.append(tuple(map(Text, entries)))
     console.print(
@@ -58,7 +59,7 @@ def show_plan(run: Run, console: Console) -> None:
     if can_show is not None:
         console.print(can_show, soft_wrap=True, highlight=False)
     workers = run.runtime.workers
-    console.print(f"about {_duration(whole / workers)} with {workers} workers on {run.runtime.device}; nothing was run")
+    console.print(f"about {duration(whole / workers)} with {workers} workers on {run.runtime.device}; nothing was run")
 
 
 class _Speeds:
@@ -89,9 +90,3 @@ class _Speeds:
 
     def _stages(self, method: str) -> Iterator[speed.Workload]:
         return speed.workloads(self.context, method, TIMED_BATCH, maps=False)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -21,7 +21,7 @@ from voxbench.benchmark.running.local import Event
 
 
 class GridProgress:
-    """A listener for `run_tasks`; `costs` (key -> expected effort) weigh the work, so that the time left is fair."""
+    """A listener for `Local`; `costs` (key -> expected effort) weigh the work, so that the time left is fair."""
 
     def __init__(self, console: Console, names: Mapping[str, str], costs: Mapping[str, float], title: str) -> None:
         self.names = names
@@ -55,7 +55,7 @@ class GridProgress:
         self.bars.stop()
 
     def __call__(self, event: Event) -> None:
-        """Takes one event of `run_tasks`; called from several threads."""
+        """Takes one event of `Local`; called from several threads."""
         kind, key, value = event
         with self.lock:
             if kind == "start":
@@ -66,7 +66,7 @@ class GridProgress:
                 self._credit(key, done / max(total, 1))
                 if key in self.bar:
                     self.bars.update(self.bar[key], completed=done, total=total, count=f"{done}/{total}")
-            elif value == "busy":
+            elif value in ("busy", "again"):
                 self._drop(key)
             else:
                 self._drop(key)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,8 +17,14 @@ from voxbench.benchmark.commands import wandb as command_wandb
 from voxbench.benchmark.commands.dry_run import show_plan
 from voxbench.benchmark.commands.progress import GridProgress, StepProgress
 from voxbench.benchmark.records.recognise import check_out
+from voxbench.benchmark.running.grid import Grid
+from voxbench.benchmark.running.local import Local
+from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.runner import Run, effort
 from voxbench.benchmark.running.setup import default_workers, prepare_bank, resolve_device
+from voxbench.benchmark.running.site import site_settings
+from voxbench.benchmark.running.slurm import Slurm, check_here
+from voxbench.benchmark.running.stop import Stop
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import build_dataset
 from voxbench.benchmark.settings.config import Config, Runtime, parse_setting, presets, read_preset, resolve
@@ -51,11 +58,15 @@ class Arguments:
     wandb: str | None = None
     wandb_project: str = "voxbench"
     yardsticks: bool = True
+    executor: Literal["local", "slurm"] = "local"
+    slurm: tuple[str, ...] = ()
+    retries: int = 1
 
 
 def execute(given: Arguments, console: Console) -> int:
     """Runs the grid; 0, or 1 if some cells failed. Raises the errors of `errors.USER_ERRORS`."""
     config, runtime = configuration(given)
+    site = _site(given)
     for note in _notes(given, runtime):
         console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     mode = command_wandb.choose(given.wandb)
@@ -89,25 +100,64 @@ def execute(given: Arguments, console: Console) -> int:
             f"[yellow]damaged:[/yellow] {escape(name)} is not as it was written: put into damaged/, and computed again",
             soft_wrap=True,
         )
+    grid = Grid.of(
+        run.plan, effort(run), config, runtime, bank.folder, given.device, given.executor, site, given.retries
+    )
+    grid.write()
+    if tasks and given.executor == "slurm":
+        return _submit(grid, tasks, console)
     live = command_wandb.start(runtime.out, mode, given.wandb_project, console)
-    names = {task.job.key: _title(task.job) for task in tasks}
     if tasks:
-        efforts = effort(run)
-        done = len(run.plan.cells) + len(run.plan.stages) - len(tasks)
-        kept = f" ({done} of earlier runs are kept)" if done else ""
-        console.print(f"{len(tasks)} jobs on {runtime.device}, {runtime.workers} at a time{kept}")
-        with GridProgress(console, names, {key: efforts[key] for key in names}, "grid") as listen:
-            try:
-                run.work(tasks, listen)
-            except (KeyboardInterrupt, OSError):
-                run.collect()  # what is done stands in the tables
-                raise
+        _work(run, tasks, grid, console)
     cells = run.collect()
     from voxbench.benchmark.commands.report import show_report  # brings all that plots need: after the work
 
     show_report(runtime.out, console)
     command_wandb.finish(live, runtime.out, console)
-    return _verdict([cell for cell in cells if cell["key"] in run.plan.cells], console)
+    return verdict([cell for cell in cells if cell["key"] in run.plan.cells], console)
+
+
+def _site(given: Arguments) -> dict[str, Any]:
+    """Settings of the executor. Raises BenchError where it cannot be used, before anything is read."""
+    if given.executor == "local":
+        if given.slurm:
+            raise BenchError("--slurm: settings of a cluster, and the work is done here: add --executor slurm")
+        return {}
+    site = site_settings(given.slurm)
+    check_here(site)
+    return site
+
+
+def _submit(grid: Grid, tasks: Sequence[Task], console: Console) -> int:
+    """Gives `tasks` to the scheduler, and says how to watch them."""
+    out = escape(str(grid.runtime.out))
+    console.print(f"{Slurm(grid).submit(tasks)}; this command may end, and its machine as well", soft_wrap=True)
+    console.print(f"watch: bench status {out}\nend:   bench cancel {out}", soft_wrap=True)
+    return 0
+
+
+def _work(run: Run, tasks: Sequence[Task], grid: Grid, console: Console) -> None:
+    """Carries out `tasks` here. Raises KeyboardInterrupt where it was stopped; what is done stands in the tables."""
+    names = {task.job.key: grid.jobs[task.job.key].name for task in tasks}
+    done = len(run.plan.cells) + len(run.plan.stages) - len(tasks)
+    kept = f" ({done} of earlier runs are kept)" if done else ""
+    console.print(f"{len(tasks)} jobs on {run.runtime.device}, {run.runtime.workers} at a time{kept}")
+    stop = Stop()
+
+    def told() -> None:
+        console.print("stopping: what is being written is finished first; once more stops at once", soft_wrap=True)
+
+    with GridProgress(console, names, {task.job.key: task.effort for task in tasks}, "grid") as listen:
+        local = Local(run.setup(), retries=grid.retries, listen=listen, stop=stop)
+        try:
+            with stop.listening((signal.SIGINT, signal.SIGTERM), told):
+                run.work(tasks, local)
+        except (KeyboardInterrupt, OSError):
+            run.collect()
+            raise
+    if stop.asked:
+        run.collect()
+        raise KeyboardInterrupt
 
 
 def _notes(given: Arguments, runtime: Runtime) -> list[str]:
@@ -245,11 +295,8 @@ def _numbers(flag: str, text: str | None, kind: type) -> list[Any] | None:
         raise BenchError(f"{flag} {text}: expected numbers with commas between") from None
 
 
-def _title(job: Any) -> str:
-    return job.name if hasattr(job, "fraction") else f"{job.method} {job.name}"
-
-
-def _verdict(cells: Sequence[dict[str, Any]], console: Console) -> int:
+def verdict(cells: Sequence[dict[str, Any]], console: Console) -> int:
+    """Says what failed; the exit code."""
     failed = [cell for cell in cells if cell["status"] == "failed"]
     for cell in failed[:5]:
         names = cell["cell"]

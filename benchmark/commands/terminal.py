@@ -28,6 +28,13 @@ class Terminal(Console):
         _discard(self.file)
 
 
+def duration(seconds: float) -> str:
+    """For a person: seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def open_streams() -> None:
     """Standard output and error replace what they cannot encode, in place of an error after all the work."""
     for stream in (sys.stdout, sys.stderr):

@@ -36,6 +36,12 @@ class StagePlan:
     upstream: tuple[str, ...]  # keys of the stages before it, in order
     volumes: int  # its budget: volumes that pass forward and backward
 
+    @property
+    def title(self) -> str:
+        """For a person."""
+        fold = "" if self.fold is None else f" fold {self.fold}"
+        return f"{self.method} {self.name}{fold} seed {self.seed}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from voxbench.benchmark.settings.errors import BenchError
-from voxbench.datasets.files import SYSTEM_FILES, cause, remedy
+from voxbench.datasets.files import SYSTEM_FILES, TEMPORARY, cause, remedy
 
 FOLDERS = frozenset({"cells", "stages", "claims", "report", "wandb", "private", "damaged", "plugins"})
 FILES = frozenset(
@@ -118,7 +118,7 @@ def _others(folder: Path, known: Iterable[str], but: Iterable[Path] = ()) -> lis
 
 def _is_left_over(path: Path) -> bool:
     """A temporary file of ours: `.part-...`, or as earlier versions named them, after the file that it would become."""
-    return path.name.startswith((".part-", *(f".{name}." for name in FILES)))
+    return path.name.startswith((TEMPORARY, *(f".{name}." for name in FILES)))
 
 
 def _has(path: Path, keys: set[str]) -> bool:

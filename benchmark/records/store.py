@@ -26,7 +26,7 @@ from torch import Tensor
 
 from voxbench.benchmark.records.seal import file_seal, is_whole, sealed
 from voxbench.benchmark.settings.errors import BenchError
-from voxbench.datasets.files import write_whole
+from voxbench.datasets.files import TEMPORARY, write_whole
 
 CLAIM_BEAT_S = 15.0
 CLAIM_STALE_S = 120.0
@@ -186,6 +186,24 @@ class Store:
         """The right to work on `key`; None while another live process has it."""
         return Claim.take(self.root / "claims" / key)
 
+    def at_work(self) -> dict[str, dict[str, Any]]:
+        """Keys that live processes have claimed, each with its owner's `host` and `pid`."""
+        found = {path.name: Claim.owner(path) for path in (self.root / "claims").glob("*")}
+        return {key: owner for key, owner in found.items() if owner is not None}
+
+    def tidy(self, own: str | None = None) -> None:
+        """Removes what killed processes left, where no process but that of claim `own` is at work here."""
+        if self.at_work().keys() - {own}:
+            return
+        left = [path for path in (self.root / "claims").glob("*") if path.name != own]
+        for pattern in ("", "cells/*/", "stages/*/", "private/", "private/*/"):
+            left += self.root.glob(f"{pattern}{TEMPORARY}*")
+        for path in left:
+            path.unlink(missing_ok=True)
+        for key in (path.parent.name for path in self.root.glob("stages/*/checkpoint.pt")):
+            if (self.stage(key) or {}).get("status") == "ok":
+                self.drop_checkpoint(key)
+
     def _record(self, path: Path, key: str) -> dict[str, Any] | None:
         """What was written there for `key`; else None, and `damaged` holds a file that is something else."""
         try:
@@ -253,20 +271,25 @@ class Claim:
             if self.path.exists():
                 self.path.touch()
 
-    @staticmethod
-    def _stale(path: Path) -> bool:
+    @classmethod
+    def owner(cls, path: Path) -> dict[str, Any] | None:
+        """Who holds a claim, as far as it is known; None for a stale one, and where there is none."""
         try:
             age = time.time() - path.stat().st_mtime
             text = path.read_text()
         except FileNotFoundError:
-            return False  # just released
+            return None
         try:
-            owner = json.loads(text)
-        except json.JSONDecodeError:
-            owner = {}  # its maker has not written it yet, or never will
+            owner = dict(json.loads(text))
+        except ValueError:
+            owner = {"host": None, "pid": None}  # its maker has not written it yet, or never will
         if owner.get("host") == socket.gethostname() and not _alive(int(owner["pid"])):
-            return True
-        return age > CLAIM_STALE_S
+            return None
+        return owner if age <= CLAIM_STALE_S else None
+
+    @classmethod
+    def _stale(cls, path: Path) -> bool:
+        return path.exists() and cls.owner(path) is None  # one that is gone was just released
 
 
 def _seal_of(path: Path) -> str | None:

@@ -5,206 +5,211 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
+from voxbench.benchmark.records.store import Store
+from voxbench.benchmark.running.executor import Executor, State
+from voxbench.benchmark.running.queue import BUSY_RETRY_S, Queue, Task
 from voxbench.benchmark.running.setup import Setup
-from voxbench.benchmark.running.work import Job, Outcome, StageFailedError, failure, perform, recorded, save
-from voxbench.benchmark.training.context import Context
+from voxbench.benchmark.running.stop import Stop
+from voxbench.benchmark.running.work import Job, Outcome, StageFailedError, fail, perform, recorded
+from voxbench.benchmark.training.context import Context, StoppedError
 
-BUSY_RETRY_S = 5.0
 PROGRESS_EVERY_S = 0.2
-TRIES = 2  # of a job whose worker process died
 PREFIX = "its pretraining failed: "
+DRIVER = "run-"  # of the claim that a process holds while it carries out a run
 
 Event = tuple[Literal["start", "progress", "end"], str, Any]
 Listener = Callable[[Event], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A job and the keys of the jobs that must have ended before it."""
-
-    job: Job
-    after: tuple[str, ...]
 
 
 class WorkerDiedError(RuntimeError):
     """A worker process ended in the middle of a job."""
 
 
-def run_tasks(tasks: Sequence[Task], setup: Setup, workers: int, listen: Listener) -> None:
-    """Carries out all tasks, dependencies first; a job whose dependency failed is recorded as failed.
+class Local(Executor):
+    """Worker processes of this machine, or this process itself where one worker is asked for."""
 
-    `listen` gets ("start", key, None), ("progress", key, (done, total)) and ("end", key, outcome), in this process.
-    """
-    queue = _Queue(tasks)
-    with setup.opened() as context:
-        if workers <= 1:
-            _in_process(queue, setup, context, listen)
-        else:
-            _in_pool(queue, setup, context, workers, listen)
+    def __init__(
+        self, setup: Setup, *, retries: int = 1, listen: Listener = lambda _: None, stop: Stop | None = None
+    ) -> None:
+        """`listen` gets ("start", key, None), ("progress", key, (done, total)) and ("end", key, outcome), here."""
+        self.setup = setup
+        self.workers = setup.runtime.workers
+        self.retries = retries
+        self.listen = listen
+        self.stop = stop or Stop()
+        self.store = Store(setup.runtime.out)
 
+    def submit(self, tasks: Sequence[Task]) -> str:
+        """Carries out all tasks; a job whose dependency failed is recorded as failed.
 
-class _Queue:
-    """Which job is next: stages before cells, since cells wait for them."""
+        Returns early, with what is done on disk, where `stop` is asked for.
+        """
+        queue = Queue(tasks, self.retries)
+        with self.setup.opened() as context, self._driving():
+            work = _Work(self, queue, context)
+            if self.workers <= 1:
+                work.in_process()
+            else:
+                work.in_pool()
+        return f"{len(queue.outcomes)} of {len(queue.tasks)} jobs have ended"
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self.tasks = {task.job.key: task for task in tasks}
-        self.waiting = list(self.tasks)
-        self.outcomes: dict[str, Outcome] = {}
-        self.not_before: dict[str, float] = {}
-        self.tries: dict[str, int] = {}
+    def poll(self) -> dict[str, State]:
+        """Jobs that a live process has claimed, on whichever machine."""
+        return {key: "running" for key in self.store.at_work() if not key.startswith(DRIVER)}
 
-    @property
-    def suspects(self) -> bool:
-        """Whether a job whose worker died has not ended yet."""
-        return any(key not in self.outcomes for key in self.tries)
+    def cancel(self) -> str:
+        """Asks the processes that carry out this run to stop, as one Ctrl-C does."""
+        drivers = [owner for key, owner in self.store.at_work().items() if key.startswith(DRIVER)]
+        here = [owner for owner in drivers if owner["host"] == socket.gethostname()]
+        for owner in here:
+            os.kill(int(owner["pid"]), signal.SIGTERM)
+        elsewhere = sorted({str(owner["host"]) for owner in drivers if owner not in here})
+        far = f"; stop it on {', '.join(elsewhere)} as well" if elsewhere else ""
+        return f"{len(here)} running commands were asked to stop{far}"
 
-    def next(self) -> Task | None:
-        """A task that may start now, taken from the queue."""
-        now = time.monotonic()
-        for key in self.waiting:
-            task = self.tasks[key]
-            ended = all(other in self.outcomes for other in task.after if other in self.tasks)
-            if ended and self.not_before.get(key, 0.0) <= now:
-                self.waiting.remove(key)
-                return task
-        return None
-
-    def broken_dependency(self, task: Task) -> str | None:
-        """A dependency that failed."""
-        return next((other for other in task.after if self.outcomes.get(other) == "failed"), None)
-
-    def end(self, key: str, outcome: Outcome) -> None:
-        """Notes how a job ended; a busy one is asked for again later."""
-        if outcome == "busy":
-            self.not_before[key] = time.monotonic() + BUSY_RETRY_S
-            self.waiting.append(key)
-        else:
-            self.outcomes[key] = outcome
-
-    def again(self, key: str) -> bool:
-        """Puts a job back whose worker died; False when that has happened too often."""
-        self.tries[key] = self.tries.get(key, 1) + 1
-        if self.tries[key] > TRIES:
-            return False
-        self.waiting.insert(0, key)
-        return True
+    @contextmanager
+    def _driving(self) -> Iterator[None]:
+        claim = self.store.claim(f"{DRIVER}{socket.gethostname()}-{os.getpid()}")
+        try:
+            yield
+        finally:
+            if claim is not None:
+                claim.release()
 
 
-def _in_process(queue: _Queue, setup: Setup, context: Context, listen: Listener) -> None:
-    with _threads(setup.runtime.threads):
-        while queue.waiting:
-            task = queue.next()
-            if task is None:
-                time.sleep(BUSY_RETRY_S / 10)
-                continue
-            key = task.job.key
-            if _failed_before(queue, task, context, setup, listen):
-                continue
-            listen(("start", key, None))
+class _Work:
+    """One carrying out of a queue."""
 
-            def report(done: int, total: int, key: str = key) -> None:
-                listen(("progress", key, (done, total)))
+    def __init__(self, local: Local, queue: Queue, context: Context) -> None:
+        self.setup = local.setup
+        self.workers = local.workers
+        self.listen = local.listen
+        self.stop = local.stop
+        self.queue = queue
+        self.context = context
 
-            outcome = perform(context, task.job, setup.provenance, report)
-            queue.end(key, outcome)
-            listen(("end", key, outcome))
+    def in_process(self) -> None:
+        """One job after the other, here."""
+        with _threads(self.setup.runtime.threads):
+            while self.queue.left and not self.stop.asked:
+                task = self.queue.next()
+                if task is None:
+                    time.sleep(BUSY_RETRY_S / 10)
+                elif not self._failed_before(task):
+                    self._one(task.job)
 
+    def _one(self, job: Job) -> None:
+        def report(done: int, total: int) -> None:
+            self.listen(("progress", job.key, (done, total)))
+            if self.stop.asked:
+                raise StoppedError
 
-def _in_pool(queue: _Queue, setup: Setup, context: Context, workers: int, listen: Listener) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    messages = spawn.Queue()
-    pump = threading.Thread(target=_pump, args=(messages, listen), daemon=True)
-    pump.start()
-    try:
-        while queue.waiting:
-            pool = ProcessPoolExecutor(workers, spawn, _start_worker, (setup, messages))
+        self.listen(("start", job.key, None))
+        try:
+            outcome = perform(self.context, job, self.setup.provenance, report)
+        except StoppedError:
+            return
+        self.listen(("end", job.key, self.queue.end(job.key, outcome)))
+
+    def in_pool(self) -> None:
+        """In as many processes as there are workers; a new set of them where one has died."""
+        spawn = multiprocessing.get_context("spawn")
+        while self.queue.left and not self.stop.asked:
+            # A killed process can leave a lock of the channel closed for good: each set of workers has its own.
+            messages, ending = spawn.Queue(), spawn.RawValue("b", 0)
+            pump = threading.Thread(target=_pump, args=(messages, self.listen), daemon=True)
+            pump.start()
+            pool = ProcessPoolExecutor(self.workers, spawn, _start_worker, (self.setup, messages, ending))
             try:
-                _drive(pool, queue, setup, context, workers, listen)
+                self._drive(pool, ending)
                 pool.shutdown()
             except BaseException:
-                # Ctrl-C, or a bug: do not wait for jobs that may take hours. Claims of the dead count as stale.
-                processes = list((pool._processes or {}).values())
-                for process in processes:
-                    process.terminate()
-                for process in processes:
-                    process.join(5.0)
-                    process.kill()
-                pool.shutdown(cancel_futures=True)
+                _end_at_once(pool)  # Ctrl-C twice, or a bug: claims of the dead count as stale
                 raise
-    finally:
-        messages.put(None)
-        pump.join(timeout=5)
+            finally:
+                messages.cancel_join_thread()
+                messages.put(None)
+                pump.join(timeout=5)
+
+    def _drive(self, pool: ProcessPoolExecutor, ending: Any) -> None:
+        """Feeds the pool until the queue is empty, or the pool has broken: then its jobs are back in the queue."""
+        running: dict[Future[Outcome], Task] = {}
+        while self.queue.left or running:
+            if self.stop.asked:
+                ending.value = 1
+            # No more than can start at once: so what runs when a worker dies is known, and the order can still change.
+            # After a death the jobs that were at work run one by one, so that the next death tells whose fault it is.
+            limit = 1 if self.queue.suspects else self.workers
+            while not self.stop.asked and len(running) < limit and (task := self.queue.next()) is not None:
+                if not self._failed_before(task):
+                    running[pool.submit(_work, task.job)] = task
+            if not running:
+                if self.stop.asked:
+                    return
+                time.sleep(BUSY_RETRY_S / 10)  # all that is left waits for another process
+            done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+            for future in done:
+                key = running[future].job.key
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    self._recover(list(running.values()))
+                    return
+                if isinstance(error, StoppedError):
+                    del running[future]
+                    continue
+                if error is not None:
+                    raise error
+                del running[future]
+                self.listen(("end", key, self.queue.end(key, future.result())))
+
+    def _recover(self, lost: Sequence[Task]) -> None:
+        for task in lost:
+            key = task.job.key
+            if (recorded(self.context, task.job) or {}).get("status") == "ok":  # it had ended just before
+                self.listen(("end", key, self.queue.end(key, "ok")))
+            elif not self.queue.again(key):
+                error = WorkerDiedError(
+                    f"its worker process died {self.queue.tries[key]} times, killed from outside or out of memory: use "
+                    "fewer --workers or a smaller batch"
+                )
+                self._record_failure(task, error)
+
+    def _failed_before(self, task: Task) -> bool:
+        broken = self.queue.broken_dependency(task)
+        if broken is not None:
+            self._record_failure(task, stage_failed(self.context.store, broken))
+        return broken is not None
+
+    def _record_failure(self, task: Task, error: Exception) -> None:
+        fail(self.context, task.job, error, self.setup.provenance)
+        self.listen(("end", task.job.key, self.queue.end(task.job.key, "failed")))
 
 
-def _drive(
-    pool: ProcessPoolExecutor, queue: _Queue, setup: Setup, context: Context, workers: int, listen: Listener
-) -> None:
-    """Feeds the pool until the queue is empty, or the pool has broken: then its jobs are back in the queue."""
-    running: dict[Future[Outcome], Task] = {}
-    while queue.waiting or running:
-        # No more than can start at once: so what runs when a worker dies is known, and the order can still change.
-        # After a death the jobs that were at work run one by one, so that the next death tells whose fault it is.
-        limit = 1 if queue.suspects else workers
-        while len(running) < limit and (task := queue.next()) is not None:
-            if not _failed_before(queue, task, context, setup, listen):
-                running[pool.submit(_work, task.job)] = task
-        if not running:  # all that is left waits for another process
-            time.sleep(BUSY_RETRY_S / 10)
-        done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-        for future in done:
-            key = running[future].job.key
-            error = future.exception()
-            if isinstance(error, BrokenProcessPool):
-                _recover(queue, list(running.values()), context, setup, listen)
-                return
-            if error is not None:
-                raise error
-            del running[future]
-            queue.end(key, future.result())
-            listen(("end", key, future.result()))
+def stage_failed(store: Store, key: str) -> StageFailedError:
+    """What a job fails with whose stage `key` failed: the first cause."""
+    cause = str((store.stage(key) or {}).get("error")).removeprefix(PREFIX)
+    return StageFailedError(f"{PREFIX}{cause}")
 
 
-def _recover(queue: _Queue, lost: Sequence[Task], context: Context, setup: Setup, listen: Listener) -> None:
-    for task in lost:
-        if (recorded(context, task.job) or {}).get("status") == "ok":  # it had ended just before
-            queue.end(task.job.key, "ok")
-            listen(("end", task.job.key, "ok"))
-        elif not queue.again(task.job.key):
-            error = WorkerDiedError(
-                "its worker process died twice, killed from outside or out of memory: use fewer --workers or a smaller "
-                "batch"
-            )
-            _record_failure(queue, task, error, context, setup, listen)
-
-
-def _failed_before(queue: _Queue, task: Task, context: Context, setup: Setup, listen: Listener) -> bool:
-    broken = queue.broken_dependency(task)
-    if broken is None:
-        return False
-    record = context.store.stage(broken) or {}
-    cause = str(record.get("error")).removeprefix(PREFIX)
-    error = StageFailedError(f"{PREFIX}{cause}")
-    _record_failure(queue, task, error, context, setup, listen)
-    return True
-
-
-def _record_failure(
-    queue: _Queue, task: Task, error: Exception, context: Context, setup: Setup, listen: Listener
-) -> None:
-    save(context, task.job, {**failure(task.job, error), "provenance": dict(setup.provenance)})
-    queue.end(task.job.key, "failed")
-    listen(("end", task.job.key, "failed"))
+def _end_at_once(pool: ProcessPoolExecutor) -> None:
+    processes = list((pool._processes or {}).values())
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(5.0)
+        process.kill()
+    pool.shutdown(cancel_futures=True)
 
 
 # What runs in a worker process.
@@ -212,11 +217,12 @@ def _record_failure(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(setup: Setup, messages: Any) -> None:
+def _start_worker(setup: Setup, messages: Any, ending: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(setup.runtime.threads)
-    _worker.update(setup=setup, messages=messages)
+    messages.cancel_join_thread()  # nobody need hear the last of the progress
+    _worker.update(setup=setup, messages=messages, ending=ending)
     try:
         _worker["context"] = setup.opened().__enter__()
     except Exception as error:  # told by the first job: an error here would look like a worker that died
@@ -235,6 +241,8 @@ def _work(job: Job) -> Outcome:
         if now - last > PROGRESS_EVERY_S or done == total:
             last = now
             messages.put(("progress", job.key, (done, total)))
+        if _worker["ending"].value:
+            raise StoppedError
 
     messages.put(("start", job.key, None))
     return perform(_worker["context"], job, _worker["setup"].provenance, report)

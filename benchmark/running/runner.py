@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,13 @@ from voxbench.benchmark.records.privacy import Coder, coder_for, key_table, know
 from voxbench.benchmark.records.provenance import provenance
 from voxbench.benchmark.records.salt import VARIABLE, place
 from voxbench.benchmark.records.store import Store, read_json, write_json
-from voxbench.benchmark.running.local import Listener, Task, run_tasks
+from voxbench.benchmark.running.executor import Executor
+from voxbench.benchmark.running.grid import Grid
+from voxbench.benchmark.running.local import Local
+from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.results import current_cells, slot_of, write_tables
-from voxbench.benchmark.running.setup import Setup
+from voxbench.benchmark.running.setup import Setup, resolve_device
+from voxbench.benchmark.settings.assemble import build_dataset
 from voxbench.benchmark.settings.config import Config, Runtime, merge
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION
@@ -49,22 +53,52 @@ class Run:
         plan = make_plan(config, dataset, bank.items, bank.fingerprint, sample(bank))
         return cls(config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out))
 
+    @classmethod
+    def of_grid(cls, grid: Grid, keys: Iterable[str] | None = None) -> Run:
+        """A run as it was asked for earlier, on this machine's device; with `keys` no more of it than they need.
+
+        Raises BenchError where its volumes cannot be opened here, or it would be planned as another by now.
+        """
+        keys = None if keys is None else list(keys)
+        config = grid.config if keys is None else grid.narrowed(keys)
+        runtime = grid.runtime.model_copy(update={"device": resolve_device(grid.device)})
+        dataset = build_dataset(config, runtime.data_root)
+        try:
+            bank = VolumeBank(grid.bank)
+        except FileNotFoundError:
+            raise BenchError(
+                f"{grid.bank}: no prepared volumes here: give --cache a folder that all machines share, and run the "
+                "same `bench run` again"
+            ) from None
+        run = cls.planned(config, runtime, dataset, bank)
+        if not {*(grid.jobs if keys is None else keys)} <= {*run.plan.stages, *run.plan.cells}:
+            raise BenchError(
+                f"{runtime.out}: its jobs would be planned as others now, for voxbench, a method's file or the data "
+                "have changed: run the same `bench run` again"
+            )
+        return run
+
     def done(self) -> set[str]:
         """Keys of jobs with a result; failed ones are tried again."""
         stages = {key for key in self.plan.stages if _ok(self.store.stage(key))}
         cells = {key for key, cell in self.plan.cells.items() if _ok(self.store.cell(cell.method, key))}
         return stages | cells
 
-    def tasks(self) -> list[Task]:
-        """Jobs without a result, stages first. A stage that only finished cells build on is not needed."""
+    def tasks(self, keys: Set[str] | None = None) -> list[Task]:
+        """Jobs without a result, stages first: of `keys`, or all, less the stages that no unfinished cell needs."""
         done = self.done()
-        cells = [cell for key, cell in self.plan.cells.items() if key not in done]
-        needed = {key for cell in cells if cell.hopeless is None for key in cell.stages}
-        done -= {key for key in needed & done if not self.store.has_weights(key)}
-        stages = [stage for key, stage in self.plan.stages.items() if key in needed and key not in done]
+        cells = [cell for key, cell in self.plan.cells.items() if key not in done and (keys is None or key in keys)]
+        needed = {key for cell in cells if cell.hopeless is None for key in cell.stages} | (keys or set())
+        done -= {key for key in needed & done & self.plan.stages.keys() if not self.store.has_weights(key)}
+        stages = [
+            stage
+            for key, stage in self.plan.stages.items()
+            if key in needed and key not in done and (keys is None or key in keys)
+        ]
+        efforts = effort(self)
         return [
-            *(Task(job=stage, after=stage.upstream) for stage in stages),
-            *(Task(job=cell, after=cell.stages) for cell in cells),
+            *(Task(job=stage, after=stage.upstream, effort=efforts[stage.key]) for stage in stages),
+            *(Task(job=cell, after=cell.stages, effort=efforts[cell.key]) for cell in cells),
         ]
 
     def check_folder(self) -> dict[str, Any] | None:
@@ -139,21 +173,22 @@ class Run:
         """A volume's name, for the user's own eyes."""
         return self.bank.items[position].volume
 
-    def setup(self) -> Setup:
+    def setup(self, workers: int | None = None) -> Setup:
         """What a process needs to carry out this run's jobs."""
         return Setup(
             config=self.config,
-            runtime=self.runtime,
+            runtime=self.runtime if workers is None else self.runtime.model_copy(update={"workers": workers}),
             bank=self.bank.folder,
             provenance=provenance(torch.device(self.runtime.device)),
         )
 
-    def work(self, tasks: list[Task], listen: Listener) -> None:
-        """Carries out `tasks`."""
-        run_tasks(tasks, self.setup(), self.runtime.workers, listen)
+    def work(self, tasks: Sequence[Task], executor: Executor | None = None) -> None:
+        """Carries out `tasks`, or gives them to a scheduler; None: on this machine."""
+        (executor or Local(self.setup())).submit(tasks)
 
     def collect(self) -> list[dict[str, Any]]:
         """Audits what was really served, writes the tables, and returns the cells that stand in them."""
+        self.store.tidy()
         cells = current_cells(self.store, self.plan, self.config)
         served = audit_seen(self.plan, self.bank, [self._served(cell) for cell in cells if cell["status"] == "ok"])
         standing = {*self.plan.cells, *(cell["key"] for cell in cells)}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import traceback
 from collections.abc import Mapping
 from typing import Any, Literal
+
+import torch
 
 from voxbench.benchmark.planning.plan import CellPlan, StagePlan
 from voxbench.benchmark.records.privacy import coder_for
@@ -18,7 +22,7 @@ from voxbench.benchmark.training.pretrain import run_stage
 from voxbench.benchmark.training.train import NonFiniteLossError
 
 Job = StagePlan | CellPlan
-Outcome = Literal["ok", "failed", "busy"]
+Outcome = Literal["ok", "failed", "busy", "again"]
 
 
 class StageFailedError(RuntimeError):
@@ -26,27 +30,55 @@ class StageFailedError(RuntimeError):
 
 
 EXPECTED = (*USER_ERRORS, UndefinedMetricError, NonFiniteLossError, StageFailedError)
+_FALTERING = frozenset(  # a machine or a network drive that may recover
+    {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN}
+)
 
 
 def perform(context: Context, job: Job, provenance: Mapping[str, Any], progress: Progress) -> Outcome:
-    """Carries out `job` unless it is done; "busy" where another process has claimed it."""
+    """Carries out `job` unless it is done; "busy" where another process has claimed it.
+
+    "again" for a failure, recorded as every other, whose cause may pass.
+    """
     claim = context.store.claim(job.key)
     if claim is None:
         return "busy"
     with claim:
         if (recorded(context, job) or {}).get("status") == "ok":
             return "ok"
+        passing = False
         try:
             record = _carry_out(context, job, progress)
         except Exception as error:  # a failed job is a result: the rest of the grid goes on
             record = failure(job, error)
+            passing = may_pass(error)
+        if passing:
+            _free_memory()
         record["provenance"] = dict(provenance)
         try:
             save(context, job, record)
         except ValueError as error:  # NaN is not JSON: the job's figures are worthless, and it must be said
             record = {**failure(job, error), "provenance": dict(provenance)}
             save(context, job, record)
-    return "ok" if record["status"] == "ok" else "failed"
+    if record["status"] == "ok":
+        return "ok"
+    return "again" if passing else "failed"
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same job may succeed when it is tried again: others took the memory, or a drive faltered.
+
+    Not so for a bad setting or a bug: seeds are fixed, and the same job fails in the same way.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FALTERING
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def recorded(context: Context, job: Job) -> dict[str, Any] | None:
@@ -71,6 +103,11 @@ def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
         }
         record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), **sources}
         context.store.write_cell(job.method, job.key, record)
+
+
+def fail(context: Context, job: Job, error: BaseException, provenance: Mapping[str, Any]) -> None:
+    """Records that a job failed which was not carried out, or whose process is gone."""
+    save(context, job, {**failure(job, error), "provenance": dict(provenance)})
 
 
 def failure(job: Job, error: BaseException) -> dict[str, Any]:

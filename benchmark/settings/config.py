@@ -234,6 +234,11 @@ for _kind, _pattern in _PLAIN.items():
     )
 
 
+def plain_yaml(text: str) -> Any:
+    """YAML as people mean it: 12:30 is no number, and `no` is a word. Raises yaml.YAMLError."""
+    return yaml.load(text, _Scalars)
+
+
 def parse_setting(text: str) -> dict[str, Any]:
     """``a.b.c=value`` as nested mappings; the value is read as YAML. Raises BenchError without '='."""
     path, equals, raw = text.partition("=")
@@ -241,7 +246,7 @@ def parse_setting(text: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise BenchError(f"--set {text!r}: expected key=value, e.g. --set finetune.lr=0.001")
     try:
-        value: Any = yaml.load(raw, _Scalars)
+        value: Any = plain_yaml(raw)
     except yaml.YAMLError:
         value = raw
     for key in reversed(keys):

@@ -58,14 +58,21 @@ def source_digest(kind: Kind, spec: str) -> str | None:
         file, _, name = spec.rpartition(":")
         return " ".join([name, *map(file_digest, sources(Path(file)))])
     point = names(kind).get(spec)
-    package = None if point is None else point.dist
-    if point is None or package is None or package.name == "voxbench":
+    package = None if point is None else _package(kind, spec)
+    if point is None or package is None or package[0] == "voxbench":
         return None
     module = importlib.util.find_spec(point.module)
     content: list[str] = []
     if module is not None and module.has_location and module.origin:
         content = [file_digest(path) for path in _of_package(Path(module.origin), point.module)]
-    return " ".join([package.name, package.version, point.value, *content])  # an editable package keeps its version
+    return " ".join([*package, point.value, *content])  # an editable package keeps its version
+
+
+@cache  # each look reads and parses all that a package says of itself
+def _package(kind: Kind, name: str) -> tuple[str, str] | None:
+    """Name and version of the package that registers a plug-in."""
+    package = names(kind)[name].dist
+    return None if package is None else (package.name, package.version)
 
 
 def sources(path: Path) -> tuple[Path, ...]:

@@ -14,7 +14,11 @@ from voxbench.datasets.views.augment import Policy
 from voxbench.datasets.volumes.bank import VolumeBank
 
 Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
+"""Called with (steps done, steps in all); raises StoppedError where the job is to be left at this step."""
+
+
+class StoppedError(BaseException):
+    """The run is to end, and this job with it: no failure, and nothing that catches failures may keep it."""
 
 
 @dataclass(frozen=True, kw_only=True)

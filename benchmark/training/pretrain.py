@@ -16,7 +16,7 @@ from voxbench.benchmark.settings.config import StageRecipe
 from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.training.batches import batch_of, looks
-from voxbench.benchmark.training.context import Context, Progress
+from voxbench.benchmark.training.context import Context, Progress, StoppedError
 from voxbench.benchmark.training.moved import Moved, features_differ
 from voxbench.benchmark.training.passes import Pace, Passes
 from voxbench.benchmark.training.showcase import write_examples
@@ -189,25 +189,32 @@ class _Watch:
             self.started_at = training.step
 
     def __call__(self, training: Training) -> bool:
-        self.progress(training.step, training.steps)
         self.steps_here = training.step - self.started_at
         if self.early and training.step == LOOK_AT_STEP < training.steps:
             self.moved.check()
         if training.curve and training.curve[-1]["step"] == training.step and self._due(training):
             self._measure(training)
-        now = time.perf_counter()
-        if now - self.saved > CHECKPOINT_EVERY_S and training.step < training.steps:
-            self.saved = now
-            self._check_weights(training)
-            seconds = self.seconds_before + now - self.clock
-            state = {
-                "training": training.state(),
-                "seconds": seconds,
-                "seen": sorted(self.loader.seen),
-                "passes": self.moved.passes.state(),
-            }
-            self.context.store.save_checkpoint(self.plan.key, state)
+        try:
+            self.progress(training.step, training.steps)
+        except StoppedError:
+            self._keep(training)
+            raise
+        if time.perf_counter() - self.saved > CHECKPOINT_EVERY_S and training.step < training.steps:
+            self._keep(training)
         return False
+
+    def _keep(self, training: Training) -> None:
+        """A checkpoint."""
+        self.saved = time.perf_counter()
+        self._check_weights(training)
+        seconds = self.seconds_before + self.saved - self.clock
+        state = {
+            "training": training.state(),
+            "seconds": seconds,
+            "seen": sorted(self.loader.seen),
+            "passes": self.moved.passes.state(),
+        }
+        self.context.store.save_checkpoint(self.plan.key, state)
 
     def final(self, training: Training) -> None:
         """The last measurement."""

@@ -142,6 +142,6 @@ def test_a_run_goes_on_on_a_machine_that_knows_nothing_of_it(
 
 def test_a_phantom_needs_no_salt(bench: Bench, tmp_path: Path, home: Path) -> None:
     assert bench() == 0
-    assert sorted(path.name for path in (tmp_path / "run" / "private").iterdir()) == ["ids.csv"]
+    assert sorted(path.name for path in (tmp_path / "run" / "private").iterdir()) == ["grids", "ids.csv"]
     assert json.loads((tmp_path / "run" / "dataset.json").read_text())["salt_check"].startswith("s")
     assert not machines(home).exists()

@@ -84,7 +84,7 @@ def test_what_is_damaged_is_set_aside_and_computed_again(planned: Callable[..., 
         run.open_folder()
         tasks = run.tasks()
         aside = run.store.set_aside()
-        run.work(tasks, lambda event: None)
+        run.work(tasks)
         assert {cell["status"] for cell in run.collect()} == {"ok"}
         return aside
 

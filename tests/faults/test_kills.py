@@ -1,0 +1,22 @@
+"""SIGKILL at random moments: the same table, nothing computed twice, nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .kills import command, kill_and_repeat, table, tidy
+
+
+@pytest.mark.timeout(900)
+def test_a_grid_that_is_killed_again_and_again_gives_the_undisturbed_table(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    whole = command(tmp_path / "whole", cache)
+    assert subprocess.run(whole, capture_output=True, timeout=400).returncode == 0
+    run = tmp_path / "run"
+    killed = list(kill_and_repeat(command(run, cache), run, 6, seed=5))
+    assert len(killed) == 6
+    assert table(run) == table(tmp_path / "whole")
+    assert tidy(run)
