@@ -216,7 +216,6 @@ class _Judge:
         One person counts as two then, and another draw of the folds would have divided them: refused. Where an official
         split keeps them in one part for good, or one has no label and so is never tested, they are a warning.
         """
-        self.audit.count(TWO_IDS)
         found = (*self.audit.findings, *self.audit.warnings)
         known = {frozenset(pair) for finding in found if finding.what in (EQUAL, NEAR) for pair in finding.pairs}
         for exact, twins in ((True, self._equal()), (False, self.copies)):

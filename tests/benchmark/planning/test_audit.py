@@ -10,12 +10,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from scipy.ndimage import rotate, shift
 
-from voxbench.benchmark.planning.audit import Served, audit_plan, audit_seen
+from voxbench.benchmark.planning.audit import NEAR, TWO_IDS, Served, audit_plan, audit_seen, near_duplicates
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.settings.config import AuditConfig
 from voxbench.benchmark.settings.errors import AuditError
 from voxbench.datasets.sinus.phantom import SinusPhantom
+from voxbench.datasets.volumes.bank import VolumeBank
+from voxbench.datasets.volumes.copies import FLOOR, Copy
 
 Planned = Callable[..., Run]
 PHANTOM = ("dataset.patients=30", "dataset.pool_patients=6")
@@ -48,8 +51,13 @@ def write_cohort(folder: Path, change: Callable[[np.ndarray], np.ndarray] | None
         (lambda v: v[::-1].copy(), "the same volume"),
         (lambda v: (1000 * v).astype(np.int16), "the same volume"),
         (lambda v: v + np.random.default_rng(0).normal(0, 0.01, v.shape).astype(np.float32), "nearly the same volume"),
+        (
+            lambda v: rotate(shift(v, (2, -1, 1), order=1, mode="nearest"), 10, reshape=False, order=1),
+            "nearly the same",
+        ),
+        (lambda v: v[:, :, ::-1].copy(), "nearly the same volume"),
     ],
-    ids=["mirrored", "saved in other units", "with a little noise"],
+    ids=["mirrored", "saved in other units", "with a little noise", "moved and turned", "upside down"],
 )
 def test_a_test_patient_in_the_pool_under_another_name_is_caught(
     tmp_path: Path, bench: Callable[..., int], change: Callable[[np.ndarray], np.ndarray], what: str
@@ -134,7 +142,8 @@ def test_the_proof_covers_all_that_stands_in_the_table(
     assert bench(settings, methods="supervised", **given) == 0
     proof = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert proof["n_cells"] == 6
-    assert not proof["planned"]["warnings"] and proof["served"]["warnings"]
+    assert {warning["what"] for warning in proof["planned"]["warnings"]} == {TWO_IDS}  # the pool is not used
+    assert {warning["what"] for warning in proof["served"]["warnings"]} == {NEAR}
 
 
 def test_a_patient_in_two_parts_is_caught(planned: Planned) -> None:
@@ -152,3 +161,39 @@ def test_a_clean_plan_is_clean_and_says_how_much_was_compared(planned: Planned) 
     audit = audit_plan(run.plan, run.bank, AuditConfig())
     assert not audit.findings
     assert min(audit.checks.values()) >= 12
+
+
+def test_one_volume_under_two_labelled_patients_is_refused_on_one_side_too(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No split of this plan divides them, and one person would count as two."""
+    run = planned()
+    for key, cell in run.plan.cells.items():  # both are tested together, and trained on by nobody
+        a, b = [i for i, item in enumerate(run.bank.items) if item.label is not None][:3:2]
+        keep = {"train": cell.train, "val": cell.val, "pool": cell.pool}
+        apart = {part: tuple(i for i in members if i not in (a, b)) for part, members in keep.items()}
+        run.plan.cells[key] = dataclasses.replace(cell, test=(*{*cell.test, a, b},), **apart)
+    monkeypatch.setattr(VolumeBank, "copies", (Copy(a, b, 0.97),))
+    audit = audit_plan(run.plan, run.bank, AuditConfig())
+    assert (TWO_IDS, [(a, b)]) in [(finding.what, finding.pairs) for finding in audit.findings]
+    with pytest.raises(AuditError, match=f"{TWO_IDS}: P.* and P"):
+        audit.refuse(lambda i: run.bank.items[i].volume)
+    lenient = audit_plan(run.plan, run.bank, AuditConfig(near_duplicates="warn"))
+    assert TWO_IDS not in {finding.what for finding in lenient.findings}
+    assert TWO_IDS in {warning.what for warning in lenient.warnings}
+
+
+def test_the_proof_says_what_was_looked_for(planned: Planned) -> None:
+    run = planned()
+    run.open_folder()
+    run.audit_before()
+    record = json.loads((run.store.root / "audit.json").read_text())
+    assert record["near_duplicates"]["action"] == "refuse"
+    assert any("shift" in what for what in record["near_duplicates"]["looked_for"])
+    assert near_duplicates(AuditConfig(near_duplicates="off"))["looked_for"] == []
+
+
+def test_the_floor_of_what_is_kept_is_that_of_the_setting_and_an_old_setting_is_let_be() -> None:
+    limits = AuditConfig.model_fields["likeness"].metadata
+    assert min(limit.ge for limit in limits if hasattr(limit, "ge")) == FLOOR
+    assert AuditConfig.model_validate({"threshold": 0.98}) == AuditConfig()
