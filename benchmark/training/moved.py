@@ -28,7 +28,10 @@ class Moved:
         """Raises MethodError where the encoder was to be trained and was not, was not to be and was, or is lost."""
         lost = not_finite(self.method.encoder)
         if lost:
-            raise ContractError(f"left the encoder with weights that are not finite, first {lost[0]}: mend the method")
+            raise ContractError(
+                f"left the encoder with weights that are not finite, in {len(lost)} of "
+                f"{len(self.method.encoder.state_dict())} tensors, first {lost[0]}: mend the method"
+            )
         moved, total = self.count(), len(self.before)
         if self.stage.budget == "prior" and moved:
             raise ContractError(
@@ -63,7 +66,7 @@ def features_differ(encoder: nn.Module, volumes: Tensor) -> bool:
     with torch.no_grad(), evaluating(encoder):
         features = encoder(volumes).float()  # [B, F]
     spread = (features - features[:1]).abs().max()
-    return bool(spread > BY_MORE_THAN * features.abs().max())
+    return not bool(spread <= BY_MORE_THAN * features.abs().max())  # NaN is another fault, and has its own line
 
 
 def _moved(before: Tensor, after: Tensor) -> bool:

@@ -48,7 +48,7 @@ def opened(planned: Callable[..., Run]) -> Iterator[Callable[[torch.device], Con
 
 def losses(work: speed.Workload) -> list[float]:
     training = start(work.module, work.recipe, STEPS)
-    optimise(training, work.loss, work.loader, work.recipe, after_step=work.after_step)
+    optimise(training, work.loss, work.loader, work.recipe, hooks=work.hooks)
     return [point["loss"] for point in training.curve]
 
 
