@@ -21,7 +21,7 @@ from voxbench.datasets.volumes.registration import edge_likeness, register
 
 VERSION = 1  # raise it whenever other copies are found: banks keep what was found
 BLOCKS = 16  # block means along each axis, from which candidates are found
-CANDIDATES = 4  # of every volume, that are registered
+CANDIDATES = 6  # of every volume, that are registered
 FLOOR = 0.85  # edge likeness from which a pair is kept; what counts as a copy is for the audit to say
 ROWS, FEW = 64, 16  # volumes whose candidates are registered, and pairs whose edges are compared, at a time
 COARSE_STEPS, FINE_STEPS = 5, 2  # of the registration, on blocks and at each finer size
