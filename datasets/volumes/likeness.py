@@ -4,8 +4,8 @@ A volume's block means become features that a shift leaves as they are (magnitud
 of its six directions of gradient) or hardly changes (coarse histograms of gradients; Dalal and Triggs, CVPR 2005).
 Which combinations of them tell volumes of this cohort apart and survive a pose is learnt from the cohort itself: some
 of its volumes are shifted, turned, scaled and changed in contrast, and probabilistic linear discriminant analysis
-(Ioffe, ECCV 2006) weighs how far two volumes are apart. Of its log-likelihood ratio only the part of their difference is
-taken: the part of their sum makes neighbours of all that is far from the mean. Mirror images have their features by
+(Ioffe, ECCV 2006) weighs how far two volumes are apart. Of its log-likelihood ratio only the part of their difference
+is taken: the part of their sum makes neighbours of all that is far from the mean. Mirror images have their features by
 rearrangement.
 """
 
@@ -26,9 +26,7 @@ from voxbench.datasets.volumes.registration import gradients
 LEARN_FROM = 600  # volumes
 ALL: dict[str, Any] = {"shift": 0.12, "degrees": 17.0, "scale": 1.28}
 FAR_OFF: dict[str, Any] = {"shift": 0.11, "extreme": True}
-VIEWS: tuple[
-    tuple[dict[str, Any], str], ...
-] = (  # of each: its pose, a little more than is promised, and what is outside
+VIEWS: tuple[tuple[dict[str, Any], str], ...] = (  # a pose, a little more than is promised, and what lies outside
     (ALL, "zeros"),
     (ALL, "border"),
     (FAR_OFF, "zeros"),
@@ -58,7 +56,7 @@ class Likeness:
         self._length = (self._described_rows**2).sum(2)  # [8, N]
 
     def of(self, rows: slice, flip: int, others: slice) -> Tensor:
-        """Of `rows`, mirrored as ``FLIPS[flip]`` has it, to `others` as they are: [rows, others]; 0 = equal, else less."""
+        """Of `rows`, mirrored as ``FLIPS[flip]`` has it, to `others` as they are: [rows, others]; 0 where equal."""
         table: Tensor = 2 * self._described_rows[flip, rows] @ self._described_rows[0, others].T
         return table - self._length[flip, rows, None] - self._length[0, others]
 
