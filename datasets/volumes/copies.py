@@ -21,8 +21,9 @@ from voxbench.datasets.volumes.registration import edge_likeness, register
 
 VERSION = 1  # raise it whenever other copies are found: banks keep what was found
 BLOCKS = 16  # block means along each axis, from which candidates are found
-CANDIDATES = 4  # of every volume, that are registered
+CANDIDATES = 6  # of every volume, that are registered
 FLOOR = 0.85  # edge likeness from which a pair is kept; what counts as a copy is for the audit to say
+SPARE = 1000  # registrations that a small cohort affords: it teaches little of what tells volumes apart
 ROWS, FEW = 64, 16  # volumes whose candidates are registered, and pairs whose edges are compared, at a time
 COARSE_STEPS, FINE_STEPS = 5, 2  # of the registration, on blocks and at each finer size
 SIZES = (32, 64)  # voxels along each axis at which edges are compared, the last or the volumes' own deciding
@@ -73,16 +74,17 @@ def _candidates(scores: Likeness, patients: Sequence[str]) -> Iterator[tuple[Ten
     """Rows [n], their likeliest others [n, k], how these are flipped [n, k], and which are pairs at all [n, k]."""
     people = torch.from_numpy(np.unique(np.asarray(patients), return_inverse=True)[1])
     everyone = torch.arange(len(people))
+    most = max(CANDIDATES, SPARE // len(people))
     for start in range(0, len(people) - 1, ROWS):
         rows = everyone[start : min(start + ROWS, len(people) - 1)]
         later = slice(start + 1, len(people))
         barred = (everyone[later] <= rows[:, None]) | (people[later] == people[rows, None])
-        count = min(CANDIDATES, len(people) - start - 1)
+        count = min(most, len(people) - start - 1)
         tops = []
         for flip in range(len(FLIPS)):
             table = scores.of(slice(start, start + len(rows)), flip, later).masked_fill_(barred, -torch.inf)
             tops.append(table.topk(count))
-        values, which = torch.cat([top.values for top in tops], 1).topk(count)
+        values, which = torch.cat([top.values for top in tops], 1).topk(min(most, len(FLIPS) * count))
         others = torch.cat([top.indices for top in tops], 1).gather(1, which) + start + 1
         yield rows, others, which // count, values > -torch.inf
 

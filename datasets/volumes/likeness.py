@@ -4,11 +4,15 @@ A volume's block means become features that a shift leaves as they are (magnitud
 of its six directions of gradient) or hardly changes (coarse histograms of gradients; Dalal and Triggs, CVPR 2005).
 Which combinations of them tell volumes of this cohort apart and survive a pose is learnt from the cohort itself: some
 of its volumes are shifted, turned, scaled and changed in contrast, and probabilistic linear discriminant analysis
-(Ioffe, ECCV 2006) gives the log-likelihood ratio of "two views of one volume" against "two volumes", which is a product
-of vectors. Mirror images have their features by rearrangement.
+(Ioffe, ECCV 2006) weighs how far two volumes are apart. Of its log-likelihood ratio only the part of their difference
+is taken: the part of their sum makes neighbours of all that is far from the mean. Mirror images have their features by
+rearrangement.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -19,8 +23,17 @@ from torch import Tensor
 from voxbench.datasets.volumes.poses import FLIPS, draw_poses, posed, standardised, window
 from voxbench.datasets.volumes.registration import gradients
 
-LEARN_FROM, VIEWS = 600, 6  # volumes, and posed views of each, that the discriminant is learnt from
-SHIFT, DEGREES, SCALE = 0.12, 17.0, 1.28  # of these views: a little more than is promised
+LEARN_FROM = 600  # volumes
+ALL: dict[str, Any] = {"shift": 0.12, "degrees": 17.0, "scale": 1.28}
+FAR_OFF: dict[str, Any] = {"shift": 0.11, "extreme": True}
+VIEWS: tuple[tuple[dict[str, Any], str], ...] = (  # a pose, a little more than is promised, and what lies outside
+    (ALL, "zeros"),
+    (ALL, "border"),
+    (FAR_OFF, "zeros"),
+    (FAR_OFF, "border"),
+    ({"degrees": 16.0}, "border"),
+    ({"scale": 1.27, "extreme": True}, "border"),
+)
 GAMMA, NOISE = 1.7, 0.03
 COMPONENTS, DIRECTIONS = 300, 100  # principal components, and discriminant directions of them
 SHRINKAGE = 0.02  # of the covariance within a volume's views towards a multiple of the identity
@@ -36,17 +49,16 @@ class Likeness:
         chosen = torch.from_numpy(np.sort(rng.choice(len(blocks), min(len(blocks), LEARN_FROM), replace=False)))
         some = blocks[chosen]
         plain = _Features(some).rows()
-        views = torch.stack([_Features(_view(some, rng, number)).rows() for number in range(VIEWS)])  # [R, M, F]
+        views = torch.stack([_Features(_view(some, rng, *view)).rows() for view in VIEWS])  # [R, M, F]
         self._learn(plain.numpy(), views.numpy())
         described = [self._described(blocks[start : start + CHUNK]) for start in range(0, len(blocks), CHUNK)]
         self._described_rows = torch.cat(described, 1)  # [8, N, DIRECTIONS]
-        self._own = (self._described_rows**2 * self._quadratic).sum(2)  # [8, N]
+        self._length = (self._described_rows**2).sum(2)  # [8, N]
 
     def of(self, rows: slice, flip: int, others: slice) -> Tensor:
-        """Scores of `rows`, mirrored as ``FLIPS[flip]`` has it, against `others` as they are: [rows, others]."""
-        left = self._described_rows[flip, rows] * self._product
-        table: Tensor = left @ self._described_rows[0, others].T
-        return table - self._own[flip, rows, None] - self._own[0, others]
+        """Of `rows`, mirrored as ``FLIPS[flip]`` has it, to `others` as they are: [rows, others]; 0 where equal."""
+        table: Tensor = 2 * self._described_rows[flip, rows] @ self._described_rows[0, others].T
+        return table - self._length[flip, rows, None] - self._length[0, others]
 
     def _learn(self, plain: np.ndarray, views: np.ndarray) -> None:
         """The discriminant, from features of volumes [M, F] and of views of each [R, M, F]."""
@@ -65,11 +77,8 @@ class Likeness:
         strength, directions = scipy.linalg.eigh(between, within, subset_by_index=(max(size - DIRECTIONS, 0), size - 1))
         strength = np.clip(strength - 1 / count, 1e-3, None)  # the centres hold a share of the spread within
         self._mean = torch.from_numpy(reduce.mean_.astype(np.float32))
-        self._project = torch.from_numpy((reduce.components_.T @ directions).astype(np.float32))
-        self._product = torch.from_numpy((strength / (1 + 2 * strength)).astype(np.float32))
-        self._quadratic = torch.from_numpy(
-            (0.5 * strength**2 / ((1 + strength) * (1 + 2 * strength))).astype(np.float32)
-        )
+        weighed = reduce.components_.T @ (directions * np.sqrt(strength / (1 + strength)))
+        self._project = torch.from_numpy(weighed.astype(np.float32))
 
     def _described(self, blocks: Tensor) -> Tensor:
         features = _Features(blocks)
@@ -118,10 +127,9 @@ def _mirrored(magnitudes: Tensor, flip: tuple[int, ...]) -> Tensor:
     return magnitudes
 
 
-def _view(blocks: Tensor, rng: np.random.Generator, number: int) -> Tensor:
-    """Blocks [M, K, K, K] in another pose, contrast and noise; what comes into view is black in every fourth."""
-    poses = draw_poses(len(blocks), rng, shift=SHIFT, degrees=DEGREES, scale=SCALE)
-    seen = posed(blocks, poses, "zeros" if number % 4 == 0 else "border").clamp(0, 1)
+def _view(blocks: Tensor, rng: np.random.Generator, pose: Mapping[str, Any], padding: str) -> Tensor:
+    """Blocks [M, K, K, K] in another pose, contrast and noise."""
+    seen = posed(blocks, draw_poses(len(blocks), rng, **pose), padding).clamp(0, 1)
     gamma = GAMMA ** rng.uniform(-1, 1, len(blocks))
     noise = NOISE * rng.standard_normal(seen.shape, dtype=np.float32)
     return seen ** torch.from_numpy(gamma.astype(np.float32))[:, None, None, None] + torch.from_numpy(noise)

@@ -176,8 +176,9 @@ def test_one_volume_under_two_labelled_patients_is_refused_on_one_side_too(
     monkeypatch.setattr(VolumeBank, "copies", (Copy(a, b, 0.97),))
     audit = audit_plan(run.plan, run.bank, AuditConfig())
     assert (TWO_IDS, [(a, b)]) in [(finding.what, finding.pairs) for finding in audit.findings]
+    alone = dataclasses.replace(audit, findings=[finding for finding in audit.findings if finding.what == TWO_IDS])
     with pytest.raises(AuditError, match=f"{TWO_IDS}: P.* and P"):
-        audit.refuse(lambda i: run.bank.items[i].volume)
+        alone.refuse(lambda i: run.bank.items[i].volume)
     lenient = audit_plan(run.plan, run.bank, AuditConfig(near_duplicates="warn"))
     assert TWO_IDS not in {finding.what for finding in lenient.findings}
     assert TWO_IDS in {warning.what for warning in lenient.warnings}
