@@ -28,12 +28,12 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def command(out: Path, cache: Path, *more: str) -> list[str]:
+def command(out: Path, cache: Path, methods: str) -> list[str]:
     """`bench run` of a small grid in two worker processes."""
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    grid = ["--methods", "residual,simclr,supervised", "--fractions", "0.3,1.0", "--folds", "2"]
+    grid = ["--methods", methods, "--fractions", "0.3,1.0", "--folds", "2"]
     own = ["--device", "cpu", "--workers", "2", "--wandb", "off", "--cache", str(cache), "--out", str(out)]
-    return [sys.executable, "-m", "voxbench.benchmark.cli", "run", *grid, *own, *settings, *more]
+    return [sys.executable, "-m", "voxbench.benchmark.cli", "run", *grid, *own, *settings]
 
 
 def table(run: Path) -> list[dict[str, str]]:
@@ -116,12 +116,14 @@ def _kill(pid: int) -> None:
 def main(kills: int) -> None:
     """Compares a run that was killed so often with an undisturbed one."""
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
-    within = timed(command(folder / "whole", folder / "cache"))
+    methods = "residual,simclr,supervised"
+    within = timed(command(folder / "whole", folder / "cache", methods))
     whole = table(folder / "whole")
     number = 0
     while number < kills:  # a grid is soon done: as many of them as it takes
         run = folder / f"run-{number}"
-        for said in kill_and_repeat(command(run, folder / "cache"), run, min(8, kills - number), within, seed=number):
+        words = command(run, folder / "cache", methods)
+        for said in kill_and_repeat(words, run, min(8, kills - number), within, seed=number):
             number += 1
             print(f"{number}/{kills}: {said}; {len(finished(run))} jobs done", flush=True)  # noqa: T201
         assert table(run) == whole, f"{run}: another table"
