@@ -15,6 +15,7 @@ from voxbench.benchmark.cli import main
 # A machine with a GPU may have no registry, and lack packages that its tests don't need. CI installs them all.
 NEEDED_BY = {
     "wandb": ("benchmark/tracking", "benchmark/commands/test_wandb.py"),
+    "submitit": ("benchmark/cluster",),
     "SimpleITK": ("datasets/prepare", "datasets/sinus/test_implant.py"),
 }
 ABSENT = [package for package in NEEDED_BY if importlib.util.find_spec(package) is None]

@@ -19,7 +19,7 @@ from voxbench.benchmark.running.grid import Grid, current_grid
 from voxbench.benchmark.running.local import Event, Local, stage_failed
 from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.runner import Run
-from voxbench.benchmark.running.setup import Setup
+from voxbench.benchmark.running.setup import Setup, resolve_device
 from voxbench.benchmark.running.stop import Stop
 from voxbench.benchmark.running.work import fail
 from voxbench.benchmark.settings.errors import BenchError
@@ -41,7 +41,7 @@ def execute(folder: Path, keys: Sequence[str], console: Console, *, only: bool, 
     grid = current_grid(folder, keys)
     _check_gpu(grid)
     wanted = set(keys) if only else {*keys, *(stage for key in keys for stage in grid.jobs[key].after)}
-    run = Run.of_grid(grid, wanted)
+    run = Run.of_grid(grid, resolve_device(grid.device), wanted)
     setup = run.setup(workers=1)
     tasks = run.tasks(wanted)
     with setup.opened() as context:

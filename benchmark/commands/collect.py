@@ -23,7 +23,7 @@ def execute(folder: Path, attempt: int | None, console: Console) -> int:
     again as often as the run's retries say, and then recorded as failed.
     """
     grid = current_grid(folder)
-    run = Run.of_grid(grid)
+    run = Run.of_grid(grid, "cpu")
     if attempt is not None and grid.executor == "slurm":
         _again(run, grid, attempt, console)
     cells = run.collect()

@@ -95,17 +95,13 @@ def execute(given: Arguments, console: Console) -> int:
     run.audit_before()
     _tell_warnings(run, console)
     tasks = run.tasks()
-    for name in run.store.set_aside():
-        console.print(
-            f"[yellow]damaged:[/yellow] {escape(name)} is not as it was written: put into damaged/, and computed again",
-            soft_wrap=True,
-        )
+    _set_aside(run, console)
     grid = Grid.of(
         run.plan, effort(run), config, runtime, bank.folder, given.device, given.executor, site, given.retries
     )
     grid.write()
     if tasks and given.executor == "slurm":
-        return _submit(grid, tasks, console)
+        return _submit(grid, tasks, mode != "off", console)
     live = command_wandb.start(runtime.out, mode, given.wandb_project, console)
     if tasks:
         _work(run, tasks, grid, console)
@@ -128,9 +124,11 @@ def _site(given: Arguments) -> dict[str, Any]:
     return site
 
 
-def _submit(grid: Grid, tasks: Sequence[Task], console: Console) -> int:
-    """Gives `tasks` to the scheduler, and says how to watch them."""
+def _submit(grid: Grid, tasks: Sequence[Task], tracked: bool, console: Console) -> int:
+    """Gives `tasks` to the scheduler, and says how to watch them; `tracked`: W&B is to have them."""
     out = escape(str(grid.runtime.out))
+    if tracked:
+        console.print(f"W&B: filled afterwards, by bench wandb-sync {out}", soft_wrap=True)
     console.print(f"{Slurm(grid).submit(tasks)}; this command may end, and its machine as well", soft_wrap=True)
     console.print(f"watch: bench status {out}\nend:   bench cancel {out}", soft_wrap=True)
     return 0
@@ -187,6 +185,14 @@ def _cohort(config: Config, dataset: Dataset, bank: VolumeBank) -> str:
     )
 
 
+def _set_aside(run: Run, console: Console) -> None:
+    for name in run.store.set_aside():
+        console.print(
+            f"[yellow]damaged:[/yellow] {escape(name)} is not as it was written: put into damaged/, and computed again",
+            soft_wrap=True,
+        )
+
+
 def _tell_warnings(run: Run, console: Console) -> None:
     for warning in run.plan_audit.warned(run.name_of):
         console.print(f"[yellow]audit:[/yellow] {escape(warning)}", soft_wrap=True)
@@ -223,7 +229,7 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         # One split has no folds to replicate over: as many seeds take their place.
         seeds = {"protocol": {"seeds": list(range(config.protocol.folds))}}
         config = resolve([*layers, seeds], methods)
-    device = resolve_device(given.device)
+    device = "cpu" if given.executor == "slurm" else resolve_device(given.device)  # there each job looks for its own
     runtime = Runtime(
         out=given.out,
         data_root=root,

@@ -30,6 +30,7 @@ from voxbench.datasets.files import TEMPORARY, write_whole
 
 CLAIM_BEAT_S = 15.0
 CLAIM_STALE_S = 120.0
+WRITTEN_IN_S = 5.0  # a table or a setting, which are written without a claim
 _RECORD = frozenset({"result_version", "key", "status"})  # what each cell and stage has
 _DIGEST = hashlib.sha256().digest_size  # bytes at the end of a checkpoint
 
@@ -191,13 +192,13 @@ class Store:
         found = {path.name: Claim.owner(path) for path in (self.root / "claims").glob("*")}
         return {key: owner for key, owner in found.items() if owner is not None}
 
-    def tidy(self, own: str | None = None) -> None:
-        """Removes what killed processes left, where no process but that of claim `own` is at work here."""
-        if self.at_work().keys() - {own}:
+    def tidy(self) -> None:
+        """Removes what killed processes left, where none is at work here."""
+        if self.at_work():
             return
-        left = [path for path in (self.root / "claims").glob("*") if path.name != own]
+        left = [path for path in (self.root / "claims").glob("*") if Claim.owner(path) is None]
         for pattern in ("", "cells/*/", "stages/*/", "private/", "private/*/"):
-            left += self.root.glob(f"{pattern}{TEMPORARY}*")
+            left += [path for path in self.root.glob(f"{pattern}{TEMPORARY}*") if _age(path) > WRITTEN_IN_S]
         for path in left:
             path.unlink(missing_ok=True)
         for key in (path.parent.name for path in self.root.glob("stages/*/checkpoint.pt")):
@@ -290,6 +291,14 @@ class Claim:
     @classmethod
     def _stale(cls, path: Path) -> bool:
         return path.exists() and cls.owner(path) is None  # one that is gone was just released
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was last written; 0 where it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _seal_of(path: Path) -> str | None:

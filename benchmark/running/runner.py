@@ -26,7 +26,7 @@ from voxbench.benchmark.running.grid import Grid
 from voxbench.benchmark.running.local import Local
 from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.results import current_cells, slot_of, write_tables
-from voxbench.benchmark.running.setup import Setup, resolve_device
+from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.settings.assemble import build_dataset
 from voxbench.benchmark.settings.config import Config, Runtime, merge
 from voxbench.benchmark.settings.errors import BenchError
@@ -54,14 +54,14 @@ class Run:
         return cls(config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out))
 
     @classmethod
-    def of_grid(cls, grid: Grid, keys: Iterable[str] | None = None) -> Run:
-        """A run as it was asked for earlier, on this machine's device; with `keys` no more of it than they need.
+    def of_grid(cls, grid: Grid, device: str, keys: Iterable[str] | None = None) -> Run:
+        """A run as it was asked for earlier, on `device` of this machine; with `keys` no more of it than they need.
 
         Raises BenchError where its volumes cannot be opened here, or it would be planned as another by now.
         """
         keys = None if keys is None else list(keys)
         config = grid.config if keys is None else grid.narrowed(keys)
-        runtime = grid.runtime.model_copy(update={"device": resolve_device(grid.device)})
+        runtime = grid.runtime.model_copy(update={"device": device})
         dataset = build_dataset(config, runtime.data_root)
         try:
             bank = VolumeBank(grid.bank)

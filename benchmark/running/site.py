@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from voxbench.benchmark.settings.config import merge, parse_setting, plain_yaml, validated
 from voxbench.benchmark.settings.errors import BenchError
 
-OURS = frozenset({"dependency", "job_name", "array_parallelism", "signal_delay_s", "use_srun", "stderr_to_stdout"})
-
+OURS = frozenset(  # what voxbench sets, or could not keep: the command takes the place of the batch shell
+    {"dependency", "job_name", "array_parallelism", "signal_delay_s", "use_srun", "stderr_to_stdout", "teardown"}
+)
 NO_GPU: dict[str, Any] = {"gpus_per_node": None, "gpus_per_task": None, "gres": None}
 
 

@@ -9,6 +9,7 @@ what became of a job is told by its record here, not by a pickle or a state that
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -118,7 +119,8 @@ class Slurm(Executor):
 
     def _submit_array(self, array: Array, after: Sequence[str]) -> str:
         """SLURM's number of the array."""
-        name = f"{self.prefix}{array.what}-{secrets.token_hex(3)}"
+        what = re.sub(r"[^\w.-]", "_", array.what)  # a third party may call its method anything
+        name = f"{self.prefix}{what}-{secrets.token_hex(3)}"
         path = self._packs(name)
         lines = (" ".join(task.job.key for task in pack) for pack in array.packs)
         write_text(path, "".join(f"{line}\n" for line in lines), private=True)

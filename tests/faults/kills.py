@@ -28,12 +28,12 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def command(out: Path, cache: Path, *more: str) -> list[str]:
+def command(out: Path, cache: Path, methods: str) -> list[str]:
     """`bench run` of a small grid in two worker processes."""
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    grid = ["--methods", "residual,simclr,supervised", "--fractions", "0.3,1.0", "--folds", "2"]
+    grid = ["--methods", methods, "--fractions", "0.3,1.0", "--folds", "2"]
     own = ["--device", "cpu", "--workers", "2", "--wandb", "off", "--cache", str(cache), "--out", str(out)]
-    return [sys.executable, "-m", "voxbench.benchmark.cli", "run", *grid, *own, *settings, *more]
+    return [sys.executable, "-m", "voxbench.benchmark.cli", "run", *grid, *own, *settings]
 
 
 def table(run: Path) -> list[dict[str, str]]:
@@ -56,16 +56,25 @@ def finished(run: Path) -> dict[Path, int]:
     return found
 
 
-def kill_and_repeat(words: Sequence[str], run: Path, kills: int, seed: int) -> Iterator[str]:
+def timed(words: Sequence[str]) -> float:
+    """Seconds that an undisturbed command takes. Raises AssertionError where it fails."""
+    start = time.monotonic()
+    done = subprocess.run(words, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return time.monotonic() - start
+
+
+def kill_and_repeat(words: Sequence[str], run: Path, kills: int, within: float, seed: int) -> Iterator[str]:
     """Starts the command and kills a process of it, or all, `kills` times; then lets it end. Says what it killed.
 
-    Raises AssertionError where a finished job was computed again, or the last command failed.
+    Each is killed `within` so many seconds, such as an undisturbed run takes. Raises AssertionError where a finished
+    job was computed again, or the last command failed.
     """
     draw = random.Random(seed)
     done: dict[Path, int] = {}
     for _ in range(kills):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-        wait = draw.uniform(0, 12)
+        wait = draw.uniform(0.2, 1.0) * within  # before that modules are loaded
         try:
             process.wait(wait)
         except subprocess.TimeoutExpired:
@@ -85,8 +94,7 @@ def kill_and_repeat(words: Sequence[str], run: Path, kills: int, seed: int) -> I
         again = [path.name for path, at in done.items() if now.get(path) != at]
         assert not again, f"computed twice: {again}"
         done = now
-    last = subprocess.run(words, capture_output=True, text=True, timeout=900)
-    assert last.returncode == 0, last.stdout + last.stderr
+    timed(words)
     now = finished(run)
     assert all(now.get(path) == at for path, at in done.items()), "a finished job was computed twice"
 
@@ -108,12 +116,14 @@ def _kill(pid: int) -> None:
 def main(kills: int) -> None:
     """Compares a run that was killed so often with an undisturbed one."""
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
-    subprocess.run(command(folder / "whole", folder / "cache"), check=True, stdout=subprocess.DEVNULL)
+    methods = "residual,simclr,supervised"
+    within = timed(command(folder / "whole", folder / "cache", methods))
     whole = table(folder / "whole")
     number = 0
     while number < kills:  # a grid is soon done: as many of them as it takes
         run = folder / f"run-{number}"
-        for said in kill_and_repeat(command(run, folder / "cache"), run, min(8, kills - number), seed=number):
+        words = command(run, folder / "cache", methods)
+        for said in kill_and_repeat(words, run, min(8, kills - number), within, seed=number):
             number += 1
             print(f"{number}/{kills}: {said}; {len(finished(run))} jobs done", flush=True)  # noqa: T201
         assert table(run) == whole, f"{run}: another table"
