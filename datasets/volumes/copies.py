@@ -21,13 +21,13 @@ from voxbench.datasets.volumes.registration import edge_likeness, register
 
 VERSION = 1  # raise it whenever other copies are found: banks keep what was found
 BLOCKS = 16  # block means along each axis, from which candidates are found
-CANDIDATES = 6  # of every volume, that are registered
+CANDIDATES = 5  # of every volume, that are registered
 FLOOR = 0.85  # edge likeness from which a pair is kept; what counts as a copy is for the audit to say
 SPARE = 1000  # registrations that a small cohort affords: it teaches little of what tells volumes apart
 ROWS, FEW = 64, 16  # volumes whose candidates are registered, and pairs whose edges are compared, at a time
 COARSE_STEPS, FINE_STEPS = 5, 2  # of the registration, on blocks and at each finer size
 SIZES = (32, 64)  # voxels along each axis at which edges are compared, the last or the volumes' own deciding
-GATE, EDGE_GATE = 0.88, 0.90  # correlation of registered blocks, and of their edges, below which a pair is left
+GATE, EDGE_GATE = 0.89, 0.93  # correlation of registered blocks, and of their edges, below which a pair is left
 WORTH_REFINING = 0.85  # edge likeness before the finer registration
 
 PROMISE = ("shifts of up to 10 % along every axis",)

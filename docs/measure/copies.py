@@ -1,6 +1,7 @@
 """How many copies of volumes the leak audit finds, and how often it cries wolf: a table for docs/protocol.md.
 
     python docs/measure/copies.py --volumes 5000 --copies 100
+    python docs/measure/copies.py --volumes 19998 --copies 20 --size 16
     python docs/measure/copies.py --medmnist path/to/adrenalmnist3d_64.npz --copies 40
 
 Each change is made to so many volumes of the cohort, of one volume at most one copy, under a patient id of its own.
@@ -88,9 +89,10 @@ def changed(volumes: torch.Tensor, change: Change, rng: np.random.Generator) -> 
     return (out + torch.from_numpy(noise)).clamp(0, 1)
 
 
-def phantoms(volumes: int) -> tuple[np.ndarray, list[str]]:
-    """[N, 32, 32, 32] bytes, and whose they are."""
-    phantom = SinusPhantom(SinusPhantom.Options(patients=(volumes + 1) // 2, pool_patients=0, seed=SEED))
+def phantoms(volumes: int, size: int) -> tuple[np.ndarray, list[str]]:
+    """[N, size, size, size] bytes, and whose they are."""
+    options = SinusPhantom.Options(patients=(volumes + 1) // 2, pool_patients=0, seed=SEED, size=size)
+    phantom = SinusPhantom(options)
     items: list[Item] = list(phantom.items())[:volumes]
     return np.stack([np.rint(phantom.read(item)[0] * 255).astype(np.uint8) for item in items]), [
         i.patient for i in items
@@ -145,10 +147,11 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="What the leak audit finds of planted copies.")
     parser.add_argument("--volumes", type=int, default=5000, help="of the phantom")
+    parser.add_argument("--size", type=int, default=32, help="voxels along each axis of the phantom")
     parser.add_argument("--medmnist", type=Path, help="a file of MedMNIST instead")
     parser.add_argument("--copies", type=int, default=100, help="of each change")
     args = parser.parse_args()
-    originals, patients = medmnist(args.medmnist) if args.medmnist else phantoms(args.volumes)
+    originals, patients = medmnist(args.medmnist) if args.medmnist else phantoms(args.volumes, args.size)
     for line in measure(originals, patients, args.copies):
         print(line, flush=True)  # noqa: T201
 
