@@ -67,14 +67,16 @@ def timed(words: Sequence[str]) -> float:
 def kill_and_repeat(words: Sequence[str], run: Path, kills: int, within: float, seed: int) -> Iterator[str]:
     """Starts the command and kills a process of it, or all, `kills` times; then lets it end. Says what it killed.
 
-    Each is killed `within` so many seconds, such as an undisturbed run takes. Raises AssertionError where a finished
-    job was computed again, or the last command failed.
+    It is killed once a job is at work, at a random moment of the next `within` seconds. Raises AssertionError where a
+    finished job was computed again, or the last command failed.
     """
     draw = random.Random(seed)
     done: dict[Path, int] = {}
     for _ in range(kills):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-        wait = draw.uniform(0.2, 1.0) * within  # before that modules are loaded
+        begun, wait = time.time(), draw.uniform(0, within)
+        while process.poll() is None and not _at_work(run, begun):
+            time.sleep(0.05)
         try:
             process.wait(wait)
         except subprocess.TimeoutExpired:
@@ -86,9 +88,9 @@ def kill_and_repeat(words: Sequence[str], run: Path, kills: int, within: float, 
                 time.sleep(draw.uniform(0, 4))
             for pid in (process.pid, *(family if chosen == "all" else ())):
                 _kill(pid)
-            yield f"{chosen} after {wait:.1f} s"
+            yield f"{chosen} after {wait:.1f} s of work"
         else:
-            yield f"nothing: ended with {process.returncode} within {wait:.1f} s"
+            yield "nothing: it had ended"
         process.communicate()
         now = finished(run)
         again = [path.name for path, at in done.items() if now.get(path) != at]
@@ -97,6 +99,11 @@ def kill_and_repeat(words: Sequence[str], run: Path, kills: int, within: float, 
     timed(words)
     now = finished(run)
     assert all(now.get(path) == at for path, at in done.items()), "a finished job was computed twice"
+
+
+def _at_work(run: Path, since: float) -> bool:
+    """Whether a job was claimed since then."""
+    return any(path.stat().st_mtime >= since for path in run.glob("claims/[0-9a-f]*") if path.exists())
 
 
 def _children(pid: int) -> list[int]:
@@ -117,7 +124,7 @@ def main(kills: int) -> None:
     """Compares a run that was killed so often with an undisturbed one."""
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     methods = "residual,simclr,supervised"
-    within = timed(command(folder / "whole", folder / "cache", methods))
+    within = timed(command(folder / "whole", folder / "cache", methods)) / 4
     whole = table(folder / "whole")
     number = 0
     while number < kills:  # a grid is soon done: as many of them as it takes
