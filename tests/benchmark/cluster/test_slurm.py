@@ -23,7 +23,7 @@ ABSENT = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH
 pytestmark = [
     pytest.mark.skipif(bool(ABSENT), reason=f"no {', '.join(ABSENT)}: apt-get install slurm-wlm munge"),
     pytest.mark.skipif(os.geteuid() != 0, reason="SLURM's daemons are started as root here"),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 # Slow where a file says so: a job that can be met in its middle, and the same job, fast, at home.
 SLOW = """
