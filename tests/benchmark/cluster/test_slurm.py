@@ -68,9 +68,12 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     started = subprocess.run(command, env=ports, capture_output=True, text=True)
     if "Operation not permitted" in started.stderr:
         pytest.skip(f"SLURM cannot be started here: {started.stderr.splitlines()[-1]}")
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "WANDB_MODE": "off"}
     try:
         assert started.returncode == 0, started.stdout + started.stderr
-        yield {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "WANDB_MODE": "off"}
+        yield environment
+        ask(environment, "scancel", "--me")  # of a test that failed: a job's own daemon would outlive the others
+        wait_for(lambda: not ask(environment, "squeue", "-h"), 60)
     finally:
         subprocess.run(["bash", str(folder / "stop.sh")], check=True, timeout=60)
 
