@@ -60,6 +60,16 @@ def read_json(path: Path, keys: Set[str] = frozenset()) -> dict[str, Any] | None
     return value
 
 
+def own_folder(run: Path, *names: str) -> Path:
+    """``private/`` of a run folder, or a folder below it: its owner's alone."""
+    folder = run
+    for name in ("private", *names):
+        folder = folder / name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    return folder
+
+
 class Store:
     """One run folder; docs/run-folder.md describes every file in it."""
 
@@ -178,10 +188,7 @@ class Store:
 
     def write_private(self, name: str, text: str) -> None:
         """A file in ``private/``, readable by its owner only."""
-        folder = self.root / "private"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
-        write_text(folder / name, text, private=True)
+        write_text(own_folder(self.root) / name, text, private=True)
 
     def claim(self, key: str) -> Claim | None:
         """The right to work on `key`; None while another live process has it."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from voxbench.benchmark.planning.plan import CellPlan, Plan
 from voxbench.benchmark.records.recognise import is_run
-from voxbench.benchmark.records.store import write_text
+from voxbench.benchmark.records.store import own_folder, write_text
 from voxbench.benchmark.settings.config import Config, Runtime
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import digest
@@ -88,6 +88,7 @@ class Grid(_Model):
 
     def write(self) -> None:
         """Keeps it, as the run folder's current grid."""
+        own_folder(self.runtime.out, FOLDER.name)
         write_text(self.path, self.model_dump_json() + "\n", private=True)
 
     def narrowed(self, keys: Iterable[str]) -> Config:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxbench.benchmark.records.store import write_text
+from voxbench.benchmark.records.store import own_folder, write_text
 from voxbench.benchmark.running.executor import Executor, State
 from voxbench.benchmark.running.grid import Grid
 from voxbench.benchmark.running.packs import Array, packed
@@ -67,7 +67,7 @@ class Slurm(Executor):
 
     def submit(self, tasks: Sequence[Task]) -> str:
         """Submits what is not in the scheduler's hands yet, and the job that makes the tables after all of it."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own_folder(self.run, FOLDER.name)
         elements = self._elements()
         held = {key: element.job for element in elements for key in self._keys(element)}
         tasks = [task for task in tasks if task.job.key not in held]
