@@ -161,6 +161,8 @@ def _work(run: Run, tasks: Sequence[Task], grid: Grid, console: Console) -> None
 def _notes(given: Arguments, runtime: Runtime) -> list[str]:
     """What is to be known before anything is read. Raises BenchError where the run folder is not a run's."""
     notes = []
+    if "all" in [word.strip() for word in given.methods.split(",")]:
+        notes += [f"{why}: left out" for why in registry.broken("methods").values()]
     if given.cache is None:
         note = cache_folder()[1]
         notes += [note] if note is not None else []
@@ -272,7 +274,7 @@ def _methods(text: str, *, yardsticks: bool) -> Sequence[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise BenchError("--methods: name at least one, or all")
-    known = list(registry.names("methods"))
+    known = [name for name in registry.names("methods") if "all" in names and name not in registry.broken("methods")]
     chosen = list(dict.fromkeys(each for name in names for each in (known if name == "all" else [name])))
     if not yardsticks:
         chosen = [spec for spec in chosen if registry.load("methods", spec).role != "yardstick"]

@@ -39,6 +39,17 @@ def load(kind: Kind, spec: str) -> Any:
     return found
 
 
+def broken(kind: Kind) -> Mapping[str, str]:
+    """Registered names that cannot be had, such as of a package without what it needs, and why."""
+    why = {}
+    for name in names(kind):
+        try:
+            load(kind, name)
+        except BenchError as error:
+            why[name] = str(error)
+    return why
+
+
 def method_name(spec: str) -> str:
     """The name under which results of `spec` are kept: a file's class says it itself."""
     if ".py:" not in spec:
