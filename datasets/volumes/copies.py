@@ -23,12 +23,13 @@ VERSION = 1  # raise it whenever other copies are found: banks keep what was fou
 BLOCKS = 16  # block means along each axis, from which candidates are found
 CANDIDATES = 5  # of every volume, that are registered
 FLOOR = 0.85  # edge likeness from which a pair is kept; what counts as a copy is for the audit to say
+FINE, COARSE_FLOOR = 32, 0.97  # volumes of fewer voxels along every axis show little, and have to agree better
 SPARE = 1000  # registrations that a small cohort affords: it teaches little of what tells volumes apart
 ROWS, FEW = 64, 16  # volumes whose candidates are registered, and pairs whose edges are compared, at a time
 COARSE_STEPS, FINE_STEPS = 5, 2  # of the registration, on blocks and at each finer size
 SIZES = (32, 64)  # voxels along each axis at which edges are compared, the last or the volumes' own deciding
 GATE, EDGE_GATE = 0.89, 0.93  # correlation of registered blocks, and of their edges, below which a pair is left
-WORTH_REFINING = 0.85  # edge likeness before the finer registration
+WORTH_REFINING, WORTH_FINER = 0.87, 0.93  # edge likeness before the finer registration, and before a finer size
 
 PROMISE = ("shifts of up to 10 % along every axis",)
 
@@ -67,7 +68,8 @@ def find_copies(blocks: Tensor, patients: Sequence[str], volumes: Volumes, shape
             alike = _edges(pairs[some], flips[kept][some], poses[kept][some], volumes, shape)
             for (a, b), likeness in zip(pairs[some].tolist(), alike.tolist(), strict=True):
                 best[a, b] = max(best.get((a, b), 0.0), likeness)
-    return tuple(Copy(a, b, likeness) for (a, b), likeness in sorted(best.items()) if likeness >= FLOOR)
+    floor = FLOOR if max(shape) >= FINE else COARSE_FLOOR
+    return tuple(Copy(a, b, likeness) for (a, b), likeness in sorted(best.items()) if likeness >= floor)
 
 
 def _candidates(scores: Likeness, patients: Sequence[str]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -90,21 +92,22 @@ def _candidates(scores: Likeness, patients: Sequence[str]) -> Iterator[tuple[Ten
 
 
 def _edges(pairs: Tensor, flips: Tensor, poses: Tensor, volumes: Volumes, shape: Sequence[int]) -> Tensor:
-    """Edge likeness [P] of pairs [P, 2] at the finest size, or at the first at which they differ plainly."""
-    alike = torch.ones(len(pairs))
-    going = torch.arange(len(pairs))
+    """Edge likeness [P] of pairs [P, 2] at the finest size; 0 where they differ plainly at a coarser one."""
     whole = [volumes(pairs[:, side].tolist()).mean(1) for side in (0, 1)]  # [P, D, H, W]
     whole[1] = _mirrored(whole[1], flips)
+    alike, going = torch.zeros(len(pairs)), torch.arange(len(pairs))
     for size in sorted({min(size, max(shape)) for size in SIZES}):
-        for steps, enough in ((0, WORTH_REFINING), (FINE_STEPS, FLOOR)):
-            fixed, moving = (_pooled(side[going], size) for side in whole)
-            if steps:
-                begin = poses[going][:, None]
-                poses[going] = register(fixed, moving[:, None], steps, begin, _aspect(shape))[0][:, 0]
-            alike[going] = edge_likeness(fixed, moving, poses[going])
-            going = going[alike[going] >= enough]
-            if not len(going):
-                return alike
+        fixed, moving = (_pooled(side[going], size) for side in whole)
+        there = poses[going]
+        worth = edge_likeness(fixed, moving, there) >= WORTH_REFINING
+        going, fixed, moving, there = going[worth], fixed[worth], moving[worth], there[worth]
+        if not len(going):
+            break
+        there = register(fixed, moving[:, None], FINE_STEPS, there[:, None], _aspect(shape))[0][:, 0]
+        reached, poses[going] = edge_likeness(fixed, moving, there), there
+        if size == min(SIZES[-1], max(shape)):
+            alike[going] = reached
+        going = going[reached >= WORTH_FINER]
     return alike
 
 

@@ -31,7 +31,7 @@ VIEWS: tuple[tuple[dict[str, Any], str], ...] = (  # a pose, a little more than 
     (ALL, "border"),
     (FAR_OFF, "zeros"),
     (FAR_OFF, "border"),
-    ({"degrees": 16.0}, "border"),
+    ({"degrees": 16.0, "extreme": True}, "border"),
     ({"scale": 1.27, "extreme": True}, "border"),
 )
 GAMMA, NOISE = 1.7, 0.03

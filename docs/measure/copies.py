@@ -1,7 +1,7 @@
 """How many copies of volumes the leak audit finds, and how often it cries wolf: a table for docs/protocol.md.
 
     python docs/measure/copies.py --volumes 5000 --copies 100
-    python docs/measure/copies.py --volumes 19998 --copies 20 --size 16
+    python docs/measure/copies.py --volumes 19998 --copies 20 --size 32
     python docs/measure/copies.py --medmnist path/to/adrenalmnist3d_64.npz --copies 40
 
 Each change is made to so many volumes of the cohort, of one volume at most one copy, under a patient id of its own.
@@ -100,7 +100,7 @@ def phantoms(volumes: int, size: int) -> tuple[np.ndarray, list[str]]:
 
 
 def medmnist(path: Path) -> tuple[np.ndarray, list[str]]:
-    """All volumes of a file of MedMNIST, each a patient of its own."""
+    """All volumes of a file of MedMNIST, bytes [N, D, H, W], each a patient of its own."""
     with np.load(path) as archive:
         images = np.concatenate([archive[f"{part}_images"] for part in ("train", "val", "test")])
     return images, [str(i) for i in range(len(images))]
