@@ -4,13 +4,16 @@ VENV   ?= .venv
 RUN    ?= runs/demo
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check lint types rates copies clean
+.PHONY: demo test faults check lint types rates copies clean
 
 demo: $(VENV)/.installed          ## all methods on the embedded phantom: table and report
 	$(BIN)/bench run --methods all --fractions 0.1,1.0 --folds 2 --out $(RUN)
 
 test: lint types                  ## what CI runs: lint, types, tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+faults: $(VENV)/.installed        ## a real SLURM (slurm-wlm and munge, as root), and a grid killed again and again
+	$(BIN)/python -m pytest -q -m long
 
 check: test                       ## the same, by the name a developer may look for
 

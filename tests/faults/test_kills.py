@@ -9,6 +9,7 @@ import pytest
 from .kills import command, kill_and_repeat, table, tidy, timed
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_grid_that_is_killed_again_and_again_gives_the_undisturbed_table(tmp_path: Path) -> None:
     cache = tmp_path / "cache"

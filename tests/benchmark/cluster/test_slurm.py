@@ -21,6 +21,7 @@ COSTS = {"pretrain_seconds", "finetune_seconds", "peak_memory_mb"}
 NEEDED = ("sbatch", "slurmctld", "slurmd", "munged")
 ABSENT = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(bool(ABSENT), reason=f"no {', '.join(ABSENT)}: apt-get install slurm-wlm munge"),
     pytest.mark.skipif(os.geteuid() != 0, reason="SLURM's daemons are started as root here"),
     pytest.mark.timeout(1800),
