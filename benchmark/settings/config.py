@@ -119,7 +119,7 @@ class AuditConfig(_Model):
         default="refuse", description="ids on both sides of a split that may be one person's in two spellings"
     )
     likeness: float = Field(
-        default=0.91,
+        default=0.92,
         ge=0.85,
         le=1,
         description="correlation of two registered volumes' edges, from which they are copies",

@@ -31,7 +31,14 @@ SIZES = (32, 64)  # voxels along each axis at which edges are compared, the last
 GATE, EDGE_GATE = 0.89, 0.93  # correlation of registered blocks, and of their edges, below which a pair is left
 WORTH_REFINING, WORTH_FINER = 0.87, 0.93  # edge likeness before the finer registration, and before a finer size
 
-PROMISE = ("shifts of up to 10 % along every axis",)
+PROMISE = (
+    "shifts of up to 10 % along each axis, rotations of up to 15 degrees, rescaling by 0.8 to 1.25, flips, noise and "
+    "other contrast, one at a time: of planted copies 95 % or more were found",
+    "shifts of 10 % along all three axes at once with black beyond the edge: 92 %",
+    "half of all that together: 99 %; all of it together: 61 %",
+    "no false alarm in 21 million pairs of phantoms and 2 million of adrenal glands; where two heads are registered to "
+    "one template, some of their parts are mistaken for one another",
+)
 
 Volumes = Callable[[Sequence[int]], Tensor]
 
