@@ -75,7 +75,7 @@ def test_a_job_that_kills_its_worker_is_named_and_the_others_finish(ended: Ended
     assert ended.done.returncode == 1, ended.done.stderr
     assert {(row["method"], row["status"]) for row in ended.rows()} == {("supervised", "ok"), ("killer", "failed")}
     error = next(row["error"] for row in ended.rows() if row["method"] == "killer")
-    assert "worker process died twice" in error
+    assert "worker process died 2 times" in error
 
 
 def written(run: Path) -> dict[str, Written]:
