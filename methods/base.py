@@ -52,9 +52,9 @@ class Encoder(nn.Module, ABC):
     def pyramid(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, ...]:
         """Feature maps, fine to coarse: level i is [B, widths[i], d, h, w] d = ceil(D / strides[i]) ...
 
-        `visible`, bool [B, 1, d, h, w] at the coarsest level, asks for sparse semantics: no feature at a
-        visible place depends on a voxel under a masked place, features at masked places are zero, and batch
-        statistics are taken over visible places only (SparK, Tian et al., ICLR 2023, section 3.1).
+        `visible`, bool [B, 1, d, h, w] of the size of one level, asks for sparse semantics: no feature depends on a
+        masked voxel, features at masked places are zero, and batch statistics are taken over visible places only
+        (SparK, Tian et al., ICLR 2023, section 3.1). A place of a coarser level is visible where any under it is.
         """
 
     def filled(self, x: Tensor, visible: Tensor, token: Tensor) -> tuple[Tensor, ...]:
@@ -110,6 +110,7 @@ class Group:
     parameters: Sequence[nn.Parameter]
     rate: float = 1.0
     decay: float = 1.0
+    steady: bool = False  # whether the rate is the recipe's highest throughout, without warm-up and cosine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, Literal
 
-from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from pydantic import Field
 from torch import Tensor
 
 from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
+from voxbench.methods.parts.contrast import nt_xent
 from voxbench.methods.parts.pairs import compare, two_views
 
 
@@ -22,10 +23,12 @@ class SimCLROptions(Options):
     # Best of 0.05, 0.1, 0.5, 1 in Chen et al., table 5; they take 0.5 on CIFAR-10 (appendix B.9), the seed
     # paper 0.07.
     temperature: float = Field(0.1, gt=0.0)
+    # Chen et al. contrast a view with all others of the batch; a patient's other sinus is anatomy that it shares.
+    negatives: Literal["patients", "volumes"] = "patients"
 
 
 class SimCLR(Method):
-    """Two views of a volume are told apart from the views of all other volumes of the batch."""
+    """Two views of a volume are told apart from the views of the batch's volumes of other patients."""
 
     Options: ClassVar[type[Options]] = SimCLROptions
     name: ClassVar[str] = "simclr"
@@ -34,7 +37,6 @@ class SimCLR(Method):
     def __init__(self, encoder: Encoder, options: SimCLROptions, shape: tuple[int, int, int, int]) -> None:
         super().__init__(encoder, options, shape)
         self.projector = SimCLRProjectionHead(encoder.widths[-1], options.hidden, options.out)
-        self.criterion = NTXentLoss(temperature=options.temperature, gather_distributed=False)
 
     def stages(self) -> Sequence[Stage]:
         """One: contrastive."""
@@ -43,7 +45,9 @@ class SimCLR(Method):
     def loss(self, batch: Batch) -> Tensor:
         """NT-Xent over the 2B projections (Chen et al., equation 1)."""
         first, second = two_views(batch, self.name)
-        return compare(self.criterion, self.embed(first), self.embed(second))
+        patients = batch.patients if self.options.negatives == "patients" else ()
+        criterion = partial(nt_xent, temperature=self.options.temperature, patients=patients)
+        return compare(criterion, self.embed(first), self.embed(second))
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, D, H, W] -> projections [B, out]."""

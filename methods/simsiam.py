@@ -10,7 +10,7 @@ from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectio
 from pydantic import Field
 from torch import Tensor
 
-from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
+from voxbench.methods.base import Batch, Encoder, Group, Method, Options, Stage
 from voxbench.methods.parts.pairs import compare, two_views
 
 
@@ -39,8 +39,9 @@ class SimSiam(Method):
         self.criterion = NegativeCosineSimilarity()
 
     def stages(self) -> Sequence[Stage]:
-        """One: joint embedding."""
-        return (Stage(name="simsiam", module=self, loss=self.loss, views=2, embed=self.embed),)
+        """One: joint embedding. The predictor's rate stays what it is at first (Chen and He, section 4.2)."""
+        steady = (Group(parameters=[*self.predictor.parameters()], steady=True),)
+        return (Stage(name="simsiam", module=self, loss=self.loss, views=2, groups=steady, embed=self.embed),)
 
     def loss(self, batch: Batch) -> Tensor:
         """The symmetric negative cosine with stop-gradient (Chen and He, equation 4); in [-1, 1]."""

@@ -16,12 +16,23 @@ from torch import Tensor, nn
 from voxbench.methods.base import Batch, Encoder, Method, MethodError, Options, Stage
 from voxbench.methods.parts.decoder import UNetDecoder
 from voxbench.methods.parts.patches import masked_patch_loss, normalise_patches, random_visible
-from voxbench.methods.parts.sparse import grid, spread
+from voxbench.methods.parts.sparse import grid, masks_for, spread
+
+
+_FEWEST = 4  # patches along the longest axis
+
+
+def _patch(strides: Sequence[int], size: Sequence[int]) -> int:
+    """The coarsest stride that leaves at least `_FEWEST` patches along the longest axis, or the finest there is."""
+    return next((s for s in sorted(strides, reverse=True) if max(grid(size, s)) >= _FEWEST), min(strides))
 
 
 class SparKOptions(Options):
     """The mask ratio is that of Tian et al., section 3.1, and of the seed paper."""
 
+    # Voxels along an edge, one of the encoder's strides. None = the coarsest that leaves `_FEWEST` patches along an
+    # axis: Tian et al. have 7 along an axis; of 2^3 octants a mean image tells half of what is to be predicted.
+    patch: int | None = Field(None, ge=1)
     mask_ratio: float = Field(0.6, gt=0.0, lt=1.0)
 
 
@@ -36,17 +47,18 @@ class SparK(Method):
 
     def __init__(self, encoder: Encoder, options: SparKOptions, shape: tuple[int, int, int, int]) -> None:
         super().__init__(encoder, options, shape)
-        self.patch = encoder.strides[-1]  # voxels along an edge
         if len(encoder.strides) < 2:
             raise MethodError(
                 f"spark cannot train encoder {encoder.name}: with one level, what is predicted of a masked patch does "
                 "not depend on the visible ones"
             )
-        cells = math.prod(grid(shape[1:], self.patch))
-        if cells < 2:
+        self.patch = _patch(encoder.strides, shape[1:]) if options.patch is None else options.patch
+        if self.patch not in encoder.strides:
+            raise MethodError(f"spark: a patch of {self.patch} voxels is none of the encoder's strides {encoder.strides}")
+        if math.prod(grid(shape[1:], self.patch)) < 2:
             raise MethodError(
-                f"spark cannot mask volumes of {shape[1:]}: the encoder's stride of {self.patch} leaves one "
-                "patch; use larger volumes, or with the resnet encoder --set encoder.max_pool=false"
+                f"spark cannot mask volumes of {shape[1:]}: patches of {self.patch} voxels leave one; "
+                "set methods.spark.patch to a smaller one of the encoder's strides, or use larger volumes"
             )
         self.mask_embeddings = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in encoder.widths)
         for embedding in self.mask_embeddings:
@@ -79,10 +91,10 @@ class SparK(Method):
 
     def predict(self, volumes: Tensor, visible: Tensor) -> Tensor:
         """The decoder's map [B, C, D, H, W], in units of each patch's standard deviation."""
+        masks = masks_for(visible, volumes.shape[2:], self.encoder.strides)
         dense = []
-        pyramid = self.encoder.pyramid(volumes, visible)
-        for features, embedding, stride in zip(pyramid, self.mask_embeddings, self.encoder.strides, strict=True):
-            shown = spread(visible, self.patch // stride, features.shape[2:])
+        for features, embedding in zip(self.encoder.pyramid(volumes, visible), self.mask_embeddings, strict=True):
+            shown = masks[tuple(features.shape[2:])].bool()
             dense.append(torch.where(shown, features, embedding.to(features.dtype).view(1, -1, 1, 1, 1)))
         prediction: Tensor = self.decoder(dense, volumes.shape[2:])
         return prediction

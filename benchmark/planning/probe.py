@@ -13,7 +13,7 @@ from torch import Tensor
 from voxbench.benchmark.settings.errors import BenchError, unexpected
 from voxbench.benchmark.settings.keys import generator
 from voxbench.methods.base import Encoder, MethodError
-from voxbench.methods.parts.sparse import grid, spread
+from voxbench.methods.parts.sparse import grid, masks_for, spread
 
 VOLUMES = 2
 SAME = 1e-4  # of the largest feature: sums in another order are not exact
@@ -40,10 +40,16 @@ def probe(encoder: Encoder, shape: Shape) -> list[str]:
 
 def check_sparse(encoder: Encoder, shape: Shape) -> None:
     """Raises MethodError where the encoder does not treat masked places as absent (`Encoder.pyramid`)."""
-    volumes, coarsest = _volumes(shape), encoder.strides[-1]
-    visible = torch.rand(VOLUMES, 1, *grid(shape[1:], coarsest), generator=generator("probe", "mask")) < 0.5
+    for patch in encoder.strides:
+        _check_masked(encoder, shape, patch)
+
+
+def _check_masked(encoder: Encoder, shape: Shape, patch: int) -> None:
+    """`check_sparse` for patches of so many voxels along an edge."""
+    volumes = _volumes(shape)
+    visible = torch.rand(VOLUMES, 1, *grid(shape[1:], patch), generator=generator("probe", "mask")) < 0.5
     visible.flatten(1)[:, 0], visible.flatten(1)[:, -1] = True, False
-    others = torch.where(spread(visible, coarsest, shape[1:]), volumes, 1 - volumes)  # only what is masked differs
+    others = torch.where(spread(visible, patch, shape[1:]), volumes, 1 - volumes)  # only what is masked differs
     kept = {name: value.clone() for name, value in encoder.state_dict().items()}
     levels = []
     for given in (volumes, others):
@@ -51,15 +57,15 @@ def check_sparse(encoder: Encoder, shape: Shape) -> None:
             torch.default_generator.manual_seed(0)  # dropout, where there is any, is the same in both
             levels.append(_tried(encoder, partial(encoder.pyramid, given, visible)))
         encoder.load_state_dict(kept)  # a pass moves running statistics
-    for one, two, stride in zip(*levels, encoder.strides, strict=True):
-        shown = spread(visible, coarsest // stride, one.shape[2:])
+    masks = masks_for(visible, shape[1:], encoder.strides)
+    for one, two in zip(*levels, strict=True):
         most = SAME * one.abs().max()
         if bool((one - two).abs().max() > most):
             raise MethodError(
                 f"encoder {encoder.name} does not heed `visible`: its features depend on masked voxels, so a masked "
                 "method would see what it is to predict"
             )
-        if bool(torch.where(shown, 0, one).abs().max() > most):
+        if bool((one * (1 - masks[tuple(one.shape[2:])])).abs().max() > most):
             raise MethodError(
                 f"encoder {encoder.name} does not heed `visible`: its features at masked places are not 0"
             )

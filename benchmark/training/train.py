@@ -77,7 +77,7 @@ def start(module: nn.Module, recipe: Recipe, steps: int, own: Sequence[Group] = 
         raise ContractError("its groups name a parameter twice, or one that the stage's module does not train")
     rest = Group(parameters=[p for p in trained if id(p) not in apart])
     groups = [
-        {"params": params, "weight_decay": decay, **({"rate": group.rate} if group is not rest else {})}
+        {"params": params, "weight_decay": decay, **({} if group is rest else _own(group))}
         for group in (rest, *own)
         for params, decay in (
             ([p for p in group.parameters if p.ndim > 1], group.decay * recipe.weight_decay),
@@ -91,6 +91,11 @@ def start(module: nn.Module, recipe: Recipe, steps: int, own: Sequence[Group] = 
     else:
         optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)  # one pass over each weight, or one launch
     return Training(module=module, optimizer=optimizer, steps=steps)
+
+
+def _own(group: Group) -> dict[str, Any]:
+    """What the loop must know of it; no more than that, for it stands in every checkpoint."""
+    return {"rate": group.rate, "steady": group.steady}
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -141,7 +146,7 @@ def _steps(
             training.steps = max(training.step + 1, hooks.steps(training.step + 1))
         rate = learning_rate(recipe, training.step, training.steps)
         for group in training.optimizer.param_groups:
-            group["lr"] = rate * group.get("rate", 1.0)
+            group["lr"] = (recipe.lr if group.get("steady") else rate) * group.get("rate", 1.0)
         backward(training, value, recipe)
         if hooks.before_step is not None:
             hooks.before_step(training.step / training.steps)

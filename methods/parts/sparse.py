@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Size = tuple[int, ...]
 Masks = Mapping[Size, Tensor]  # spatial size of a feature map -> its mask, float [B, 1, d, h, w]
@@ -30,16 +31,24 @@ def spread(mask: Tensor, factor: int, size: Sequence[int]) -> Tensor:
 
 
 def masks_for(visible: Tensor, size: Sequence[int], strides: Sequence[int]) -> dict[Size, Tensor]:
-    """`visible`, bool [B, 1, d, h, w] at strides[-1], at the resolution of the volume and of every level.
+    """`visible`, bool [B, 1, d, h, w] at one of the strides, at the resolution of the volume and of every level.
 
-    `size` is the volume's. Feature maps of equal size have equal masks, so a mask is found by its size.
-    Raises ValueError if `visible` does not have the size of the coarsest level.
+    `size` is the volume's. A place of a coarser level is visible where any place under it is. Feature maps of equal
+    size have equal masks, so a mask is found by its size. Raises ValueError if `visible` has the size of no level.
     """
-    coarsest = grid(size, strides[-1])
-    if tuple(visible.shape[2:]) != coarsest:
-        raise ValueError(f"the mask has size {tuple(visible.shape[2:])}, the coarsest level has {coarsest}")
     levels = {stride: grid(size, stride) for stride in (1, *strides)}
-    return {level: spread(visible, strides[-1] // s, level).float() for s, level in levels.items()}
+    patch = next((s for s, level in sorted(levels.items(), reverse=True) if tuple(visible.shape[2:]) == level), None)
+    if patch is None:
+        raise ValueError(f"the mask has size {tuple(visible.shape[2:])}, the levels have {[*levels.values()]}")
+    return {level: _at(visible, patch, stride, level).float() for stride, level in levels.items()}
+
+
+def _at(visible: Tensor, patch: int, stride: int, size: Size) -> Tensor:
+    """The mask of patches of `patch` voxels at a level of `stride`, whose spatial size is `size`."""
+    if stride <= patch:
+        return spread(visible, patch // stride, size)
+    factor = stride // patch
+    return functional.max_pool3d(visible.float(), factor, ceil_mode=True) > 0
 
 
 def masked_batch_norm(norm: nn.BatchNorm3d, x: Tensor, mask: Tensor) -> Tensor:

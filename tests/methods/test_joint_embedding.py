@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 
 from voxbench.methods.base import Batch, Method, MethodError
 from voxbench.methods.byol import BYOL, BYOLOptions
 from voxbench.methods.encoders.resnet import ResNet
+from voxbench.methods.parts.contrast import nt_xent
 from voxbench.methods.simclr import SimCLR, SimCLROptions
 from voxbench.methods.simsiam import SimSiam, SimSiamOptions
 
@@ -54,6 +58,46 @@ def test_nt_xent_against_numpy(encoder: MakeEncoder, volumes: Volumes) -> None:
     scores = np.exp(z @ z.T / 0.07) * (1 - np.eye(10))
     expected = np.mean([-np.log(scores[i, (i + 5) % 10] / scores[i].sum()) for i in range(10)])
     assert method.loss(batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_nt_xent_is_lightlys_where_no_patient_has_two_volumes() -> None:
+    first, second = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(1))
+    expected = NTXentLoss(temperature=0.3, gather_distributed=False)(first, second)
+    torch.testing.assert_close(nt_xent(first, second, 0.3), expected)
+    torch.testing.assert_close(nt_xent(first, second, 0.3, (3, 1, 4, 15, 9, 2, 6)), expected)
+
+
+def test_other_volumes_of_a_patient_are_no_negatives() -> None:
+    """By numpy: both views of the other volumes of the same patient are left out of the sum, and nothing else."""
+    first, second = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(2))
+    patients = (8, 3, 8, 5, 8)
+    z = torch.cat((first, second)).double().numpy()
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    terms = []
+    for i in range(10):
+        against = [j for j in range(10) if j % 5 == i % 5 or patients[j % 5] != patients[i % 5]]
+        scores = {j: math.exp(z[i] @ z[j] / 0.2) for j in against if j != i}
+        terms.append(-math.log(scores[(i + 5) % 10] / sum(scores.values())))
+    assert nt_xent(first, second, 0.2, patients).item() == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_a_batch_of_one_patient_has_no_negatives_and_a_loss_of_zero() -> None:
+    first = torch.randn(3, 4, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    loss = nt_xent(first, first.detach() + 1, 0.2, (1, 1, 1))
+    loss.backward()
+    assert loss.item() == 0
+    assert first.grad is not None
+    assert torch.isfinite(first.grad).all()
+
+
+@pytest.mark.parametrize(("negatives", "patients"), [("patients", (1, 1, 2, 3)), ("volumes", ())])
+def test_simclr_asks_who_is_whose(
+    encoder: MakeEncoder, volumes: Volumes, negatives: Literal["patients", "volumes"], patients: tuple[int, ...]
+) -> None:
+    method = SimCLR(encoder(), SimCLROptions(negatives=negatives, temperature=0.4), SHAPE)
+    batch = replace(pair(volumes), patients=(1, 1, 2, 3))
+    expected = nt_xent(*(method.embed(view) for view in batch.views), 0.4, patients)
+    torch.testing.assert_close(method.loss(batch), expected)
 
 
 def test_simsiam_loss_by_hand_and_its_stop_gradient(encoder: MakeEncoder, volumes: Volumes) -> None:

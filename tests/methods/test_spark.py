@@ -32,12 +32,13 @@ def over_patches(visible: Tensor, patch: int = 16) -> Tensor:
 @pytest.mark.parametrize(
     ("size", "ratio", "masked", "total"),
     [
-        (32, 0.6, 5, 8),
+        (32, 0.6, 38, 64),
         (64, 0.6, 38, 64),
-        (48, 0.6, 16, 27),
-        (28, 0.6, 5, 8),
-        (32, 0.01, 1, 8),
-        (32, 0.99, 7, 8),
+        (48, 0.6, 130, 216),
+        (28, 0.6, 38, 64),
+        (32, 0.01, 1, 64),
+        (32, 0.999, 63, 64),
+        (4, 0.6, 5, 8),
     ],
 )
 def test_the_mask_ratio_is_exact_in_every_volume(
@@ -55,23 +56,38 @@ def test_the_mask_ratio_is_exact_in_every_volume(
     assert torch.equal(visible, method.sample(torch.zeros(50, *shape), rng()))
 
 
+@pytest.mark.parametrize(
+    ("size", "patch"), [((32, 32, 32), 8), ((64, 64, 64), 16), ((28, 28, 28), 8), ((64, 20, 20), 16), ((6, 6, 6), 2)]
+)
+def test_the_patch_leaves_four_along_the_longest_axis(
+    encoder: MakeEncoder, size: tuple[int, int, int], patch: int
+) -> None:
+    assert SparK(encoder(), SparKOptions(), (1, *size)).patch == patch
+
+
 def test_a_single_patch_cannot_be_masked(encoder: MakeEncoder) -> None:
-    with pytest.raises(MethodError, match="leaves one patch"):
-        SparK(encoder(), SparKOptions(), (1, 16, 16, 16))
+    with pytest.raises(MethodError, match="patches of 16 voxels leave one"):
+        SparK(encoder(), SparKOptions(patch=16), (1, 16, 16, 16))
 
 
-def test_prediction_does_not_see_masked_voxels(encoder: MakeEncoder, volumes: Volumes) -> None:
-    method, x = SparK(encoder(), SparKOptions(), SHAPE), volumes(2, *SHAPE)
+def test_a_patch_is_one_of_the_strides(encoder: MakeEncoder) -> None:
+    with pytest.raises(MethodError, match=r"a patch of 5 voxels is none of the encoder's strides \(2, 4, 8, 16\)"):
+        SparK(encoder(), SparKOptions(patch=5), SHAPE)
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8, 16])
+def test_prediction_does_not_see_masked_voxels(encoder: MakeEncoder, volumes: Volumes, patch: int) -> None:
+    method, x = SparK(encoder(), SparKOptions(patch=patch), SHAPE), volumes(2, *SHAPE)
     visible = method.sample(x, rng())
-    other = torch.where(over_patches(visible), x, 1 - x)
+    other = torch.where(over_patches(visible, patch), x, 1 - x)
     with torch.no_grad():
         assert torch.equal(method.predict(x, visible), method.predict(other, visible))
-        third = torch.where(over_patches(visible), 1 - x, x)
+        third = torch.where(over_patches(visible, patch), 1 - x, x)
         assert not torch.equal(method.predict(x, visible), method.predict(third, visible))
 
 
 def test_every_mask_embedding_learns(encoder: MakeEncoder, volumes: Volumes) -> None:
-    method = SparK(encoder(), SparKOptions(), SHAPE)
+    method = SparK(encoder(), SparKOptions(patch=16), SHAPE)
     assert [len(e) for e in method.mask_embeddings] == [4, 8, 16, 32]
     method.loss(Batch(views=(volumes(2, *SHAPE),), target=None, rng=rng())).backward()
     assert all(e.grad is not None and float(e.grad.abs().sum()) > 0 for e in method.mask_embeddings)
@@ -117,7 +133,7 @@ def test_loss_by_hand_on_one_masked_patch(volumes: Volumes) -> None:
 
 
 def test_the_whole_loss_by_numpy(encoder: MakeEncoder, volumes: Volumes) -> None:
-    method, x = SparK(encoder(), SparKOptions(), SHAPE), volumes(3, *SHAPE)
+    method, x = SparK(encoder(), SparKOptions(patch=16), SHAPE), volumes(3, *SHAPE)
     visible = method.sample(x, rng(4))
     with torch.no_grad():
         prediction = method.predict(x, visible).double().numpy()
@@ -136,7 +152,7 @@ def test_reconstruction_keeps_what_was_visible(encoder: MakeEncoder, volumes: Vo
     method, x = SparK(encoder(), SparKOptions(), SHAPE), volumes(2, *SHAPE)
     with torch.no_grad():
         shown = method.reconstruct(x, rng(7))
-    kept = over_patches(method.sample(x, rng(7)))
+    kept = over_patches(method.sample(x, rng(7)), method.patch)
     assert torch.equal(shown[kept], x[kept])
     assert not torch.equal(shown[~kept], x[~kept])
 
@@ -148,8 +164,7 @@ def test_patches_at_an_edge_count_by_their_voxels(encoder: MakeEncoder, size: tu
     target, mean, _ = normalise_patches(volumes, patch)
     corner = volumes[:, :, : min(patch, size[0]), : min(patch, size[1]), : min(patch, size[2])]
     torch.testing.assert_close(mean[:, 0, 0, 0, 0], corner.mean((1, 2, 3, 4)))
-    method = SparK(encoder(), SparKOptions(), (1, *size))
-    assert method.patch == patch
+    method = SparK(encoder(), SparKOptions(patch=patch), (1, *size))
     visible = method.sample(volumes, rng(1))
     prediction = torch.rand(2, 1, *size, generator=rng(2))
     hidden = ~over_patches(visible, patch)[..., : size[0], : size[1], : size[2]]

@@ -14,7 +14,7 @@ from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.settings.config import Recipe
 from voxbench.benchmark.training import pretrain
 from voxbench.benchmark.training.batches import batch_of, looks
-from voxbench.benchmark.training.train import Hooks, optimise, start
+from voxbench.benchmark.training.train import Hooks, learning_rate, optimise, start
 from voxbench.datasets.sinus.phantom import SinusPhantom
 from voxbench.datasets.views.loader import Loader
 from voxbench.datasets.views.policies import policies
@@ -121,6 +121,23 @@ def test_groups_have_their_own_rate_and_decay_and_a_hook_may_change_gradients(ba
     assert not torch.equal(still.bias, torch.zeros(8))
     with pytest.raises(MethodError, match="groups name a parameter twice"):
         start(net, recipe, 3, (groups[0], groups[0]))
+
+
+def test_a_steady_group_keeps_the_highest_rate_while_the_others_follow_the_schedule(bank: VolumeBank) -> None:
+    recipe = Recipe(lr=0.01, batch=4, weight_decay=0.1, warmup=0.4)
+    net = nn.Sequential(nn.AvgPool3d(8), nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 1))
+    training = start(net, recipe, 5, (Group(parameters=[*net[3].parameters()], rate=0.5, steady=True),))
+    seen: list[tuple[float, float]] = []
+
+    def watch(progress: float) -> None:
+        rates = {id(p): float(group["lr"]) for group in training.optimizer.param_groups for p in group["params"]}
+        seen.append((rates[id(net[2].weight)], rates[id(net[3].weight)]))
+
+    loss = lambda draw: net(draw.views[0]).square().mean()  # noqa: E731 - one line says it
+    optimise(training, loss, loader(bank, stage()), recipe, hooks=Hooks(before_step=watch))
+    assert [steady for _, steady in seen] == [0.005] * 5
+    assert [rate for rate, _ in seen] == pytest.approx([learning_rate(recipe, step, 5) for step in range(5)])
+    assert seen[0][0] < seen[1][0] > seen[-1][0]
 
 
 @pytest.mark.parametrize("method", ["moco.py:MoCo", "dino.py:DINO"])

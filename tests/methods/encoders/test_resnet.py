@@ -122,6 +122,36 @@ def test_nothing_visible_depends_on_a_masked_voxel(
             assert a[here.expand_as(a)].any()
 
 
+@pytest.mark.parametrize("options", KINDS, ids=str)
+@pytest.mark.parametrize("size", [64, 52], ids=str)
+def test_a_fine_mask_hides_its_voxels_at_every_level(
+    encoder: MakeEncoder, volumes: Volumes, options: dict[str, object], size: int
+) -> None:
+    """A coarse place is visible where any voxel under it is, by numpy; no feature depends on a masked voxel."""
+    one = encoder(**options).train()
+    x, patch = volumes(2, 1, size, size, size), one.strides[-3]
+    cells = -(-size // patch)
+    visible = torch.rand(2, 1, cells, cells, cells, generator=torch.Generator().manual_seed(1)) < 0.1
+    covered = visible
+    for axis in (2, 3, 4):
+        covered = covered.repeat_interleave(patch, axis)
+    covered = covered[..., :size, :size, :size]
+    with torch.no_grad():
+        levels = zip(
+            one.pyramid(x, visible), one.pyramid(torch.where(covered, x, 1 - x), visible), one.strides, strict=True
+        )
+        for a, b, stride in levels:
+            assert torch.equal(a, b)
+            wide = a.shape[-1] * stride
+            padded = np.zeros((2, wide, wide, wide), dtype=bool)
+            padded[:, :size, :size, :size] = covered[:, 0].numpy()
+            here = torch.from_numpy(
+                padded.reshape(2, *[n for _ in range(3) for n in (a.shape[-1], stride)]).any(axis=(2, 4, 6))
+            )[:, None]
+            assert not a[~here.expand_as(a)].any()
+            assert a[here.expand_as(a)].any()
+
+
 def test_no_gradient_reaches_a_masked_voxel(encoder: MakeEncoder, volumes: Volumes) -> None:
     x = volumes(2, 1, 28, 28, 28).requires_grad_()  # the last patches are cut: 28 = 16 + 12
     sum(level.square().sum() for level in encoder().pyramid(x, VISIBLE)).backward()
@@ -239,7 +269,7 @@ def test_masked_batch_norm_is_batch_norm_of_the_visible_rows() -> None:
 
 
 def test_a_mask_of_the_wrong_size_is_refused(encoder: MakeEncoder) -> None:
-    with pytest.raises(ValueError, match="coarsest level"):
+    with pytest.raises(ValueError, match="the mask has size"):
         encoder().pyramid(torch.zeros(2, 1, 48, 48, 48), VISIBLE)
 
 
