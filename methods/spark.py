@@ -18,7 +18,6 @@ from voxbench.methods.parts.decoder import UNetDecoder
 from voxbench.methods.parts.patches import masked_patch_loss, normalise_patches, random_visible
 from voxbench.methods.parts.sparse import grid, masks_for, spread
 
-
 _FEWEST = 4  # patches along the longest axis
 
 
@@ -54,7 +53,9 @@ class SparK(Method):
             )
         self.patch = _patch(encoder.strides, shape[1:]) if options.patch is None else options.patch
         if self.patch not in encoder.strides:
-            raise MethodError(f"spark: a patch of {self.patch} voxels is none of the encoder's strides {encoder.strides}")
+            raise MethodError(
+                f"spark: a patch of {self.patch} voxels is none of the encoder's strides {encoder.strides}"
+            )
         if math.prod(grid(shape[1:], self.patch)) < 2:
             raise MethodError(
                 f"spark cannot mask volumes of {shape[1:]}: patches of {self.patch} voxels leave one; "

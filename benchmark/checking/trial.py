@@ -59,7 +59,7 @@ class Trial:
     def __init__(self, bench: Bench, method: Method, stages: Sequence[Stage], index: int) -> None:
         self.bench, self.method, self.stage = bench, method, stages[index]
         self.before = list(stages[:index])
-        self.recipe = bench.config.prior if self.stage.budget == "prior" else bench.config.pretrain
+        self.recipe = bench.config.stage_recipe(next(iter(bench.config.methods)), self.stage.budget)
         self.loader = Loader(
             bench.bank,
             range(len(bench.bank)),

@@ -284,7 +284,7 @@ class _Planner:
         may have set the encoder's weights as it was made."""
         own = [] if stages else [part for part in self.own[method] if part]
         return {
-            "finetune": self.config.finetune.model_dump(mode="json"),
+            "finetune": self.config.finetune_recipe(method).model_dump(mode="json"),
             "augmentation": self.config.augmentation.get("finetune", {}),
             **({"method": own} if own else {}),
         }
@@ -305,7 +305,7 @@ class _Planner:
         upstream: tuple[str, ...],
     ) -> StagePlan:
         config = self.config
-        recipe = config.prior if stage.budget == "prior" else config.pretrain
+        recipe = config.stage_recipe(method, stage.budget)
         key = digest(
             {
                 "version": RESULT_VERSION,

@@ -28,7 +28,7 @@ from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.results import current_cells, slot_of, write_tables
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.settings.assemble import build_dataset
-from voxbench.benchmark.settings.config import Config, Runtime, merge
+from voxbench.benchmark.settings.config import Config, OwnRecipes, Runtime, merge
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION
 from voxbench.datasets.base import Dataset
@@ -233,13 +233,13 @@ FORWARD_SHARE = 1 / 3  # of a training step's work that a forward pass is
 
 def effort(run: Run) -> dict[str, float]:
     """Expected effort a job, in volumes that pass through a network: weights for a progress bar."""
-    recipe = run.config.finetune
     efforts = {key: float(stage.volumes) for key, stage in run.plan.stages.items()}
     for key, cell in run.plan.cells.items():
         if cell.predictor:
             looks = len(cell.train) + len(cell.val) + len(cell.pool) + len(cell.test)
             efforts[key] = looks * FORWARD_SHARE
             continue
+        recipe = run.config.finetune_recipe(cell.method)
         steps = recipe.steps_for(len(cell.train)) if cell.train else 0
         looked_at = recipe.evaluations * len(cell.val) + len(cell.test)
         efforts[key] = (
@@ -290,6 +290,8 @@ def _check_same(earlier: Mapping[str, Any], config: Config, store: Store, but: S
     differences = _differences(old, new, "")
     for name in before.methods.keys() & config.methods.keys():
         differences += _differences(before.methods[name], config.methods[name], f"methods.{name}")
+        old, new = (one.recipes.get(name, OwnRecipes()).model_dump(mode="json") for one in (before, config))
+        differences += _differences(old, new, f"recipes.{name}")
     if differences:
         raise BenchError(
             f"{store.root} holds results of another configuration ({'; '.join(differences[:3])}): choose another --out"

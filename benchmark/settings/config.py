@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +17,7 @@ from voxbench.datasets.views.policies import policies
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R", bound="Recipe")
 
 
 class _Model(BaseModel):
@@ -46,7 +47,7 @@ class PluginConfig(BaseModel):
 
 
 class Recipe(_Model):
-    """How one kind of training is optimised; the same for all methods."""
+    """How one kind of training is optimised; the same for all methods, but for what `Config.recipes` says."""
 
     optimizer: Literal["adamw", "lars"] = "adamw"
     lr: float = Field(gt=0)
@@ -89,6 +90,22 @@ class FinetuneRecipe(Recipe):
     def steps_for(self, labels: int) -> int:
         """Optimiser steps on so many labelled volumes."""
         return max(self.steps, self.epochs * (labels // min(self.batch, labels)))
+
+
+class OwnRecipes(_Model):
+    """Where a method's recipes differ from the run's: keys of those, such as ``{"lr": 0.001}``."""
+
+    prior: dict[str, Any] = {}
+    pretrain: dict[str, Any] = {}
+    finetune: dict[str, Any] = {}
+
+    @field_validator("finetune")
+    @classmethod
+    def _shared(cls, value: dict[str, Any]) -> dict[str, Any]:
+        kept = next((key for key in ("selection", "mirrored") if key in value), None)
+        if kept:
+            raise ValueError(f"{kept} is the same for all methods: set finetune.{kept}")
+        return value
 
 
 class Protocol(_Model):
@@ -144,6 +161,7 @@ class Config(_Model):
     prior: StageRecipe
     pretrain: StageRecipe
     finetune: FinetuneRecipe
+    recipes: dict[str, OwnRecipes] = Field(default={}, description="by method, where its own differ from those above")
     augmentation: dict[str, dict[str, Any]] = Field(default={}, description="strengths that differ from a policy's own")
     audit: AuditConfig = AuditConfig()
 
@@ -151,6 +169,21 @@ class Config(_Model):
     def rows(self) -> tuple[str, ...]:
         """What stands in a table: each method, and as METHOD@ENCODER each under each further encoder."""
         return (*self.methods, *(f"{name}@{encoder}" for encoder in self.encoders for name in self.methods))
+
+    def stage_recipe(self, row: str, budget: Literal["prior", "pretrain"]) -> StageRecipe:
+        """That of a stage of this budget of the method in a row."""
+        shared: StageRecipe = getattr(self, budget)
+        return self._own(row, budget, shared)
+
+    def finetune_recipe(self, row: str) -> FinetuneRecipe:
+        """That of the method in a row."""
+        return self._own(row, "finetune", self.finetune)
+
+    def _own(self, row: str, kind: str, shared: R) -> R:
+        own = self.recipes.get(self.method_of(row))
+        changes: dict[str, Any] = getattr(own, kind) if own else {}
+        where = f"recipes.{self.method_of(row)}.{kind}"
+        return validated(type(shared), {**shared.model_dump(), **changes}, where) if changes else shared
 
     def method_of(self, row: str) -> str:
         """The name of the method in a row."""
@@ -167,8 +200,8 @@ class Config(_Model):
         return self.sources.get(name, name)
 
     def without_grid(self) -> dict[str, Any]:
-        """The part that must be the same for results to stand in one table, method options aside."""
-        data = self.model_dump(mode="json", exclude={"methods", "sources", "encoders"})
+        """The part that must be the same for results to stand in one table, methods' options and own recipes aside."""
+        data = self.model_dump(mode="json", exclude={"methods", "sources", "encoders", "recipes"})
         data |= {"dataset": self.dataset.identity("datasets"), "encoder": self.encoder.identity("encoders")}
         for grid in ("fractions", "seeds"):
             del data["protocol"][grid]
@@ -286,6 +319,7 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
         data["methods"] = {name: options.get(name) or {} for name in specs}
         data["sources"] = {name: spec for name, spec in specs.items() if ".py:" in spec}
     config = validated(Config, data, "")
+    _check_recipes(config)
     filled: dict[str, Any] = {
         "dataset": _filled("datasets", config.dataset),
         "encoder": _filled("encoders", config.encoder),
@@ -304,8 +338,18 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
             "encoder": PluginConfig(**filled["encoder"]),
             "encoders": {name: PluginConfig(**plugin) for name, plugin in filled["encoders"].items()},
             "methods": filled["methods"],
+            "recipes": {name: own for name, own in config.recipes.items() if name in config.methods},
         }
     )
+
+
+def _check_recipes(config: Config) -> None:
+    """Raises BenchError for recipes of a method that there is not, and for wrong keys and values in them."""
+    known = {*registry.names("methods"), *config.methods}
+    for name in config.recipes:
+        if name not in known:
+            raise BenchError(f"recipes.{name}: no such method: {nearest(name, known)}")
+        config.stage_recipe(name, "prior"), config.stage_recipe(name, "pretrain"), config.finetune_recipe(name)
 
 
 def _without_replaced(data: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -371,8 +415,12 @@ def _readable(error: ValidationError, where: str, fields: Mapping[str, Any]) -> 
 
 
 def _known(fields: Mapping[str, Any], path: Sequence[str]) -> list[str]:
-    for part in path:
+    rest = iter(path)
+    for part in rest:
         inner = fields[part].annotation if part in fields else None
+        if get_origin(inner) is dict:  # of models by name
+            inner = get_args(inner)[1]
+            next(rest, None)
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         fields = inner.model_fields

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-RESULT_VERSION = 5
+RESULT_VERSION = 6
 """Raised whenever the same configuration would give other numbers than before: old results are then not reused."""
 
 

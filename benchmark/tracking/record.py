@@ -176,7 +176,11 @@ class Records:
             "key": record["key"],
             "builds_on": record.get("stages", record.get("upstream", [])),
             "data": self.data,
-            "settings": {**self.shared, "method": (_mapping(self.config.get("methods"))).get(method, {})},
+            "settings": {
+                **self.shared,
+                "method": _mapping(self.config.get("methods")).get(method, {}),
+                "recipes": _mapping(self.config.get("recipes")).get(method, {}),
+            },
             "environment": _provenance({"device": record.get("device"), **(record.get("provenance") or {})}),
         }
         collapsed = bool(record.get("collapsed"))
@@ -280,7 +284,7 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_grid(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that all results of one table share."""
-    shared = {key: value for key, value in config.items() if key not in ("methods", "sources")}
+    shared = {key: value for key, value in config.items() if key not in ("methods", "sources", "recipes")}
     if isinstance(shared.get("protocol"), Mapping):
         grid = ("fractions", "seeds")
         shared["protocol"] = {key: value for key, value in shared["protocol"].items() if key not in grid}

@@ -51,7 +51,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
     """
     if plan.hopeless is not None:
         raise BenchError(plan.hopeless)
-    recipe = context.config.finetune
+    recipe = context.config.finetune_recipe(plan.method)
     counts = class_counts(context, plan)
     weight = class_weights(counts).to(context.device)
     with Meter(context.device) as meter:
@@ -149,7 +149,7 @@ def _model(context: Context, plan: CellPlan) -> Classifier:
     encoder = build_encoder(context.config, context.dataset.shape, plan.seed, plan.replicate, plan.method)
     load_encoder(encoder, _handed_over(context, plan))
     with seeded(plan.seed, plan.fold, plan.fraction, "head"):
-        model = Classifier(encoder, len(context.dataset.classes), context.config.finetune.hidden)
+        model = Classifier(encoder, len(context.dataset.classes), context.config.finetune_recipe(plan.method).hidden)
     return placed(model, context.device)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.records.costs import Meter, device_name
 from voxbench.benchmark.settings.assemble import build_method, placed
-from voxbench.benchmark.settings.config import StageRecipe
 from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.training.batches import batch_of, looks
@@ -47,7 +46,7 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
 
 def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any]:
     method, stage = _rebuilt(context, plan)
-    recipe = _recipe(context, stage)
+    recipe = context.config.stage_recipe(plan.method, stage.budget)
     placed(method, context.device)
     with Meter(context.device) as meter:
         loader = _loader(context, plan, stage, method)
@@ -83,6 +82,7 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         "status": "ok",
         "method": plan.method,
         "stage": plan.name,
+        "budget": stage.budget,
         "seed": plan.seed,
         "fold": plan.fold,
         "steps": training.steps,
@@ -143,7 +143,7 @@ def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method) -> 
     return Loader(
         context.bank,
         plan.members,
-        batch=_recipe(context, stage).batch,
+        batch=context.config.stage_recipe(plan.method, stage.budget).batch,
         policy=context.policies["none"],
         looks=looks(context.config.augmentation, stage),
         seed=derive_seed(plan.seed, plan.fold, context.config.method_of(plan.method), stage.name),
@@ -151,10 +151,6 @@ def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method) -> 
         targets=targets,
         clean=stage.clean,
     )
-
-
-def _recipe(context: Context, stage: Stage) -> StageRecipe:
-    return context.config.prior if stage.budget == "prior" else context.config.pretrain
 
 
 class _Watch:

@@ -101,7 +101,7 @@ class BestOnValidation:
         self.predict = predict
         self.weight = weight.double().cpu()
         self.progress = progress
-        self.recipe: FinetuneRecipe = context.config.finetune
+        self.recipe: FinetuneRecipe = context.config.finetune_recipe(plan.method)
         self.every = max(1, math.ceil(steps / self.recipe.evaluations))
         self.may_stop_from = math.ceil(steps * max(self.recipe.warmup, self.recipe.stop_from))
         self.items = [context.bank.items[i] for i in plan.val]

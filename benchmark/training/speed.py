@@ -184,7 +184,7 @@ def _finish(context: Context, method: Method, stages: Any) -> None:
 def _of_stage(
     context: Context, name: str, method: Method, stage: Stage, folder: Path | None, batch: int | None
 ) -> Workload:
-    recipe = context.config.prior if stage.budget == "prior" else context.config.pretrain
+    recipe = context.config.stage_recipe(name, stage.budget)
     members = range(len(context.bank))
     maps: Callable[[Sequence[int]], Tensor] | None = None
     if stage.targets is not None:

@@ -60,15 +60,21 @@ def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_protocol(first: RunFolder, other: RunFolder) -> None:
-    """Methods may differ between runs, but not the options of a method that both have."""
+    """Methods may differ between runs, but not the options of a method that both have.
+
+    The recipe of a kind of stage divides runs only where both have a method with such a stage.
+    """
     ours, theirs = dict(_settings(first.config)), dict(_settings(other.config))
     if first.dataset.get("official_split") and other.dataset.get("official_split"):
         for settings in (ours, theirs):
             settings.pop("protocol.folds", None)  # planned, but never made
     shared = set(first.config.get("methods") or ()) & set(other.config.get("methods") or ())
+    used = _budgets(first) & _budgets(other)
     for key in sorted(ours.keys() | theirs.keys()):
         section, _, rest = key.partition(".")
-        if section == "methods" and rest.split(".")[0] not in shared:
+        if section in ("methods", "recipes") and rest.split(".")[0] not in shared:
+            continue
+        if section in ("prior", "pretrain") and section not in used:
             continue
         if ours.get(key) != theirs.get(key):
             raise ReportError(
@@ -82,6 +88,13 @@ def _check_protocol(first: RunFolder, other: RunFolder) -> None:
             f"{other.path}: incompatible with {first.path}: result_version is {versions[1]} there and {versions[0]} "
             "here; run the older one again"
         )
+
+
+def _budgets(run: RunFolder) -> set[str]:
+    """Whose recipes the stages behind the run's cells had; both where the folder does not tell."""
+    told = {stage.key: stage.budget for stage in run.stages}
+    behind = {told.get(key, "") for row in run.rows for key in row.stages}
+    return {"prior", "pretrain"} if "" in behind else behind
 
 
 def _check_files(first: RunFolder, other: RunFolder) -> None:

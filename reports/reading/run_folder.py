@@ -89,6 +89,7 @@ class Stage:
     key: str
     method: str
     name: str
+    budget: str  # whose it was: "pretrain" or "prior"; "" in a folder that does not tell
     seed: int
     status: str
     curve: tuple[Mapping[str, Any], ...]
@@ -368,6 +369,7 @@ def _stages(folder: Path, standing: Set[str], remarks: list[str]) -> Iterator[St
                 key=str(record["key"]),
                 method=str(record["method"]),
                 name=str(record["stage"]),
+                budget=str(record.get("budget") or ""),
                 seed=int(record["seed"]),
                 status=str(record["status"]),
                 curve=tuple(record.get("curve") or ()),

@@ -214,6 +214,7 @@ class RunMaker:
                 "status": "ok",
                 "method": method,
                 "stage": "pretrain",
+                "budget": "pretrain",
                 "seed": 0,
                 "steps": 400,
                 "volumes_per_step": 16,

@@ -93,6 +93,10 @@ def test_keys_follow_what_decides_a_result_and_nothing_else(planned: Planned) ->
     # Fine-tuning does not decide a pretrained stage.
     assert len(keys("finetune.lr=0.01") & before) == 1
     assert keys("augmentation.geometric.noise=[0,0.3]") == before
+    # A recipe of its own decides a method's results, and no other's.
+    assert not keys("recipes.simclr.pretrain.lr=0.01") & before
+    assert len(keys("recipes.simclr.finetune.lr=0.01") & before) == 1
+    assert keys("recipes.byol.pretrain.lr=0.01", "recipes.simclr.prior.lr=0.01") == before
 
 
 ONE_SIDE = """
@@ -146,6 +150,6 @@ def test_the_other_side_of_a_tested_patient_is_not_pretrained_on(planned: Planne
 
 
 def test_a_method_that_volumes_do_not_suit_is_left_out_with_its_reason(planned: Planned) -> None:
-    run = planned(methods="spark,supervised", settings=("encoder.max_pool=true",))
+    run = planned(methods="spark,supervised", settings=("methods.spark.patch=5",))
     assert {cell.method for cell in run.plan.cells.values()} == {"supervised"}
-    assert "encoder.max_pool=false" in run.plan.skipped["spark"]
+    assert "none of the encoder's strides" in run.plan.skipped["spark"]

@@ -48,12 +48,28 @@ def test_a_resolved_configuration_resolves_to_itself() -> None:
         ("protocol.fractions=[0.1,2]", r"protocol\.fractions\.1: input should be less than or equal to 1"),
         ("dataset.name=sinus-fantom", "no dataset is called 'sinus-fantom': did you mean sinus-phantom"),
         ("augmentation.contrastiv.noise=[0,1]", "contrastive"),
+        ("recipes.simcrl.pretrain.lr=1", r"recipes\.simcrl: no such method: did you mean simclr"),
+        ("recipes.simclr.pretrein.lr=1", r"recipes\.simclr\.pretrein: no such setting: did you mean pretrain"),
+        ("recipes.simclr.pretrain.ls=1", r"recipes\.simclr\.pretrain\.ls: no such setting: did you mean lr"),
+        ("recipes.spark.finetune.lr=-1", r"recipes\.spark\.finetune\.lr: input should be greater than 0 \(given: -1\)"),
+        ("recipes.simclr.finetune.selection=none", "is the same for all methods: set finetune.selection"),
         ("epochs", "expected key=value"),
     ],
 )
 def test_wrong_settings_are_named_with_the_nearest_right_one(setting: str, message: str) -> None:
     with pytest.raises((BenchError, DatasetError), match=message):
         resolved(setting)
+
+
+def test_a_method_may_have_recipes_of_its_own() -> None:
+    config = resolved("recipes.simclr.pretrain.lr=0.5", "recipes.simclr.finetune.steps=7", "recipes.byol.prior.batch=4")
+    assert config.stage_recipe("simclr", "pretrain") == config.pretrain.model_copy(update={"lr": 0.5})
+    assert config.stage_recipe("simclr@other", "pretrain").lr == 0.5  # under a further encoder too
+    assert config.finetune_recipe("simclr") == config.finetune.model_copy(update={"steps": 7})
+    assert config.stage_recipe("simclr", "prior") is config.prior
+    assert config.stage_recipe("supervised", "pretrain") is config.pretrain
+    assert set(config.recipes) <= set(config.methods)  # byol does not run
+    assert Config.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_all_wrong_settings_are_told_at_once() -> None:

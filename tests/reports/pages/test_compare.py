@@ -88,6 +88,28 @@ def test_incompatible_runs_name_the_key(make_run: MakeRun, tmp_path: Path, knobs
     assert not (tmp_path / "out").exists()
 
 
+def test_what_no_method_of_one_run_uses_does_not_divide_it_from_another(make_run: MakeRun, tmp_path: Path) -> None:
+    """Neither has a prior stage, and only one has pretraining."""
+    shared = {"prior": {"volumes": 640}, "pretrain": {"volumes": 1280}}
+    more = {"prior": {"volumes": 10240}, "pretrain": {"volumes": 20480}}
+    one = make_run("one", extra_config=shared, **GRID)
+    compare([one, make_run("two", seeds=(7,), extra_config=shared | {"prior": more["prior"]}, **GRID)], tmp_path / "a")
+    only = GRID | {"methods": {"supervised": 0.9}}
+    compare([one, make_run("three", seeds=(8,), extra_config=more, **only)], tmp_path / "b")
+    with pytest.raises(ReportError, match=r"pretrain\.volumes is 20480 there and 1280 here"):
+        compare([one, make_run("four", seeds=(9,), extra_config=more, **GRID)], tmp_path / "c")
+
+
+def test_a_folder_that_does_not_tell_its_budgets_is_held_to_all(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run(str(n), seeds=(n,), extra_config={"prior": {"volumes": n}}, **GRID) for n in (1, 2)]
+    compare(runs, tmp_path / "out")
+    for run in runs:
+        record = run / "stages" / "byol-stage" / "stage.json"
+        record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "budget"}))
+    with pytest.raises(ReportError, match=r"prior\.volumes is 2 there and 1 here"):
+        compare(runs, tmp_path / "out")
+
+
 def test_folds_that_an_official_split_never_makes_may_differ(make_run: MakeRun, tmp_path: Path) -> None:
     planned = {"name": "strict", "folds": 5, "seeds": [1], "fractions": [0.1], "val_share": 0.2}
     one = make_run("one", official=True, seeds=(0,), **GRID)
