@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
+from voxbench.methods.base import Batch, Encoder, Group, Method, Options, Stage
 from voxbench.methods.parts.pairs import compare, two_views
 
 
@@ -27,6 +27,7 @@ class BYOLOptions(Options):
     # 0.996 for 1,000 epochs (Grill et al., section 3.3); their published configuration has 0.99 for 100 and
     # 300 epochs and 0.97 for 40. Ours are short.
     momentum: float = Field(0.99, ge=0.0, le=1.0)
+    predictor_rate: float = Field(1.0, gt=0)
 
 
 class BYOL(Method):
@@ -62,6 +63,7 @@ class BYOL(Method):
                 module=self,
                 loss=self.loss,
                 views=2,
+                groups=(Group(parameters=[*self.predictor.parameters()], rate=self.options.predictor_rate),),
                 embed=self.embed,
                 after_step=self.move_target,
             ),

@@ -23,6 +23,7 @@ class SimSiamOptions(Options):
     hidden: int = Field(256, ge=1)
     out: int = Field(256, ge=1)
     predictor_hidden: int = Field(64, ge=1)
+    predictor_rate: float = Field(1.0, gt=0)
 
 
 class SimSiam(Method):
@@ -40,7 +41,7 @@ class SimSiam(Method):
 
     def stages(self) -> Sequence[Stage]:
         """One: joint embedding. The predictor's rate stays what it is at first (Chen and He, section 4.2)."""
-        steady = (Group(parameters=[*self.predictor.parameters()], steady=True),)
+        steady = (Group(parameters=[*self.predictor.parameters()], steady=True, rate=self.options.predictor_rate),)
         return (Stage(name="simsiam", module=self, loss=self.loss, views=2, groups=steady, embed=self.embed),)
 
     def loss(self, batch: Batch) -> Tensor:
