@@ -37,7 +37,21 @@ def checked_stages(name: str, method: Method) -> tuple[Stage, ...]:
 def _wrong(method: Method, stage: Stage) -> str | None:
     if not isinstance(stage.module, nn.Module):
         return f"its module is {stage.module!r}: give the nn.Module that holds what is trained"
-    return _wrong_views(stage) or _wrong_module(method, stage)
+    return _wrong_views(stage) or _wrong_training(stage) or _wrong_module(method, stage)
+
+
+def _wrong_training(stage: Stage) -> str | None:
+    if not 0 <= stage.held_out <= 0.5:
+        return f"held_out={stage.held_out:g}: it is a share of the stage's patients, at most 0.5"
+    if stage.held_out and stage.finish is None:
+        return "it holds volumes out, and has no finish that would use them"
+    if stage.loss is not None:
+        return None
+    if stage.finish is None or stage.budget != "prior":
+        return "it has no loss, so nothing is trained: then it has a finish, and budget='prior'"
+    if stage.embed is not None:
+        return "it has no loss, so there is no collapse to watch for: leave embed out"
+    return None
 
 
 def _wrong_views(stage: Stage) -> str | None:
@@ -60,7 +74,7 @@ def _wrong_views(stage: Stage) -> str | None:
 
 def _wrong_module(method: Method, stage: Stage) -> str | None:
     held = {id(parameter) for parameter in stage.module.parameters()}
-    if not any(parameter.requires_grad for parameter in stage.module.parameters()):
+    if stage.loss is not None and not any(parameter.requires_grad for parameter in stage.module.parameters()):
         return "its module has no parameter with requires_grad: nothing would be trained"
     outside = [name for name, parameter in method.encoder.named_parameters() if id(parameter) not in held]
     if stage.budget == "pretrain" and outside:
