@@ -92,8 +92,8 @@ def _no_better_than_median(grid: Grid) -> list[str]:
             scores.setdefault((stage.method, stage.name), []).append(both)
     means = {where: np.mean(found, axis=0) for where, found in sorted(scores.items())}
     return [
-        f"{method}, stage {name}: its residual finds lesions no better than the difference from the median image of its "
-        f"volumes does (voxel AUPRC {own:.2f}, median image {median:.2f})"
+        f"{method}, stage {name}: its residual finds lesions no better than the difference from its volumes' median "
+        f"image does (voxel AUPRC {own:.2f}, median image {median:.2f})"
         for (method, name), (own, median) in means.items()
         if own <= median
     ]
