@@ -10,7 +10,7 @@ from voxbench.datasets.base import Item
 ITEMS = tuple(Item(volume=f"v{i}", patient=f"p{i // 2}") for i in range(40))  # two of each patient
 
 
-@pytest.mark.parametrize(("share", "patients"), [(0.2, 4), (0.01, 1), (0.5, 9)])
+@pytest.mark.parametrize(("share", "patients"), [(0.2, 4), (0.01, 1), (0.5, 10)])
 def test_patients_are_held_out_whole(share: float, patients: int) -> None:
     members = tuple(range(3, 40))  # of the first patient one volume
     train, held_out = divided(ITEMS, members, share, 5)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from voxbench.reports.judging.analysis import Analysis, analyse
+from voxbench.reports.judging.remarks import remarks
 from voxbench.reports.pages.report import write_report
 from voxbench.reports.plots.examples import examples
 from voxbench.reports.plots.pretraining import pretraining
@@ -57,11 +58,8 @@ def test_a_failed_stage_of_failed_cells_is_shown(make_run: MakeRun) -> None:
 def test_localisation_is_the_mean_of_a_stages_runs_and_its_slices_are_named(make_run: MakeRun) -> None:
     run = make_run(**SMALL, fractions=(0.1, 1.0))
     (shared,) = examples(analysed(run))
-    assert (
-        shared.title
-        == (
-            "residual: pretrain (voxel AUPRC against the lesion 0.31, median image 0.27, no skill 0.04); slices: seed 0"  # of all its cells
-        )
+    assert shared.title == (  # seed 0 of all its cells
+        "residual: pretrain (voxel AUPRC against the lesion 0.31, median image 0.27, no skill 0.04); slices: seed 0"
     )
     for fraction in (0.1, 1.0):
         for fold in (0, 1):
