@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxbench.methods.base import Batch, Encoder, Method, MethodError, Options, Stage
+from voxbench.methods.base import Batch, Encoder, Method, MethodError, Options, Stage, View
 from voxbench.methods.parts.autoencoder import Autoencoder
 from voxbench.methods.parts.decoder import UNetDecoder
 from voxbench.methods.parts.median import median_filter
@@ -26,6 +26,11 @@ _COHORTS: Mapping[str, Literal["all", "normal", "all+normal"]] = {
     "pool": "all",
     "pool+normal": "all+normal",
 }
+# Neither mirrored nor changed in tone: those would be other normals than there are.
+_MOVED = View(
+    augmentation="geometric",
+    strengths={"flip_probability": 0, "intensity_probability": 0, "blur_probability": 0, "noise_probability": 0},
+)
 _BINS = 8192  # of the histogram of residuals in [0, 1]: percentiles to 0.00012
 
 
@@ -36,6 +41,7 @@ class ResidualOptions(Options):
     prior: Literal["autoencoder", "median-image"] = "autoencoder"
     # Whom it is learnt from: normals spend labels; the unlabelled pool does not, and has findings in it.
     prior_cohort: Literal["normal", "pool", "pool+normal"] = "normal"
+    augment: bool = True  # whether the autoencoder's volumes are moved, turned and scaled a little, tone as it is
     held_out: float = Field(0.2, ge=0, le=0.5)  # of these patients: the scale is measured on them. 0, as the paper
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 64), min_length=1)  # of the autoencoder
     kernel: Literal[3, 5] = 5
@@ -89,7 +95,7 @@ class Residual(Method):
             name=self.options.prior,
             module=self.prior,
             loss=self.prior.loss if trained else None,
-            augmentation="none",
+            views=(_MOVED if self.options.augment and trained else View(augmentation="none"),),
             cohort=_COHORTS[self.options.prior_cohort],
             held_out=self.options.held_out if trained and measured else 0.0,
             budget="prior",
