@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from voxbench.benchmark.planning.probe import check_sparse, probe
-from voxbench.benchmark.planning.stages import checked_stages
+from voxbench.benchmark.planning.stages import checked_stages, made_by
 from voxbench.benchmark.planning.start import Start, start_of
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import Shape, blamed, build_encoder, build_method
@@ -133,10 +133,6 @@ def _check_units(items: Sequence[Item]) -> None:
         raise DatasetError("volumes that share a unit differ:", list(problems.values()))
 
 
-def _views(stage: Stage) -> Any:
-    return stage.views if isinstance(stage.views, int) else [view.identity for view in stage.views]
-
-
 def _cohort(
     stage: Stage, unlabelled: tuple[int, ...], normals: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -146,18 +142,6 @@ def _cohort(
     if stage.cohort == "normal":
         return normals, normals
     return tuple(sorted({*unlabelled, *normals})), tuple(sorted({*normals} - {*unlabelled}))
-
-
-def _training(stage: Stage, config: Config) -> dict[str, Any]:
-    """What decides how a stage is trained, for its key; nothing of that where it is not."""
-    if stage.loss is None:
-        return {}
-    recipe = config.prior if stage.budget == "prior" else config.pretrain
-    return {
-        "recipe": recipe.model_dump(mode="json"),
-        "augmentation": config.augmentation.get(stage.augmentation, {}),
-        **({"held_out": stage.held_out} if stage.held_out else {}),
-    }
 
 
 class _Planner:
@@ -333,8 +317,7 @@ class _Planner:
                 "data": self.fingerprint,
                 "encoder": config.encoder_of(method).identity("encoders"),
                 "method": [config.method_of(method), *self.own[method]],
-                "stage": [index, stage.name, stage.augmentation, stage.cohort, _views(stage)],
-                **_training(stage, config),
+                **made_by(stage, index, config),
                 "members": members,
                 "seed": [seed, fold],
                 "upstream": upstream,

@@ -1,4 +1,4 @@
-"""What a method says it will train, held to the contract before anything is trained."""
+"""What a method says it will train: held to the contract before anything is trained, and in words for a key."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from voxbench.benchmark.settings.config import Config
 from voxbench.benchmark.settings.errors import ContractError, nearest
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.views.policies import policies
@@ -32,6 +33,28 @@ def checked_stages(name: str, method: Method) -> tuple[Stage, ...]:
         if wrong is not None:
             raise ContractError(f"method {name}, stage {stage.name}: {wrong}")
     return tuple(stages)
+
+
+def made_by(stage: Stage, index: int, config: Config) -> dict[str, Any]:
+    """What decides stage number `index` of a method beside its own code, for a key; of training, what it uses of it."""
+    views = stage.views if isinstance(stage.views, int) else [view.identity for view in stage.views]
+    said = {"stage": [index, stage.name, stage.augmentation, stage.cohort, views]}
+    if stage.loss is None:
+        return said
+    recipe = config.prior if stage.budget == "prior" else config.pretrain
+    return {
+        **said,
+        "recipe": recipe.model_dump(mode="json"),
+        "augmentation": _strengths(stage, config),
+        **({"held_out": stage.held_out} if stage.held_out else {}),
+    }
+
+
+def _strengths(stage: Stage, config: Config) -> Any:
+    """What the configuration says of the policies that the stage's views are made by."""
+    if isinstance(stage.views, int):
+        return config.augmentation.get(stage.augmentation, {})
+    return {view.augmentation: config.augmentation.get(view.augmentation, {}) for view in stage.looks}
 
 
 def _wrong(method: Method, stage: Stage) -> str | None:

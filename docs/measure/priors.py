@@ -4,8 +4,8 @@
     python docs/measure/priors.py --normals 62 --set prior.volumes=3200 --set methods.residual.median=5
 
 Each prior learns so many normal volumes of a phantom cohort that no table reports. Lesions are of other patients, each
-kind in turn. Printed: the area under the ROC curve of |x - redrawn| over a volume's voxels, a mean over volumes, as it is
-and median-filtered as the targets are; the mean target in the lesion and elsewhere; seconds of processor time.
+kind in turn. Printed: the area under the ROC curve of |x - redrawn| over a volume's voxels, a mean over volumes, as it
+is and median-filtered as the targets are; the mean target in the lesion and elsewhere; seconds of processor time.
 """
 
 from __future__ import annotations

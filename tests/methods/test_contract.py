@@ -70,7 +70,7 @@ def build(kind: type[Method], encoder: MakeEncoder) -> Build:
 def make_batch(stage: Stage, volumes: Tensor, seed: int = 0) -> Batch:
     """Views differ by a little noise, from a generator of their own."""
     noise = torch.Generator().manual_seed(seed + 100)
-    views = tuple((volumes + 0.1 * torch.rand(volumes.shape, generator=noise)).clamp(0, 1) for _ in range(stage.views))
+    views = tuple((volumes + 0.1 * torch.rand(volumes.shape, generator=noise)).clamp(0, 1) for _ in stage.looks)
     target = None if stage.targets is None else stage.targets(volumes)
     return Batch(views=views, target=target, rng=torch.Generator().manual_seed(seed))
 
@@ -136,7 +136,7 @@ def test_stages_are_valid(build: Build) -> None:
     for stage in stages:
         trained = {id(p) for p in stage.module.parameters() if p.requires_grad}
         assert bool(trained) == (stage.loss is not None)
-        assert stage.views >= 1
+        assert stage.looks
         if stage.budget == "pretrain":
             assert of_encoder <= trained
         else:
