@@ -22,7 +22,15 @@ from voxbench.benchmark.tracking.outgoing import Redactor, error_name, outgoing_
 Kind = Literal["stage", "cell", "summary"]
 PROVENANCE = ("result_version", "packages", "git_commit", "python", "platform", "device", "cuda")
 DATA = ("name", "classes", "shape", "is_phantom", "official_split", "n_labelled", "n_labelled_patients", "n_pool")
-COUNTS = ("n_volumes", "n_normal_labels", "volumes_per_step", "steps", "localisation", "localisation_chance")
+COUNTS = (
+    "n_volumes",
+    "n_normal_labels",
+    "volumes_per_step",
+    "steps",
+    "localisation",
+    "localisation_median",
+    "localisation_chance",
+)
 CURVE_POINTS = 400  # of a precision-recall curve, at most
 NOT_SHOWN = ("error", "key")  # columns of results.csv
 

@@ -97,6 +97,7 @@ class Stage:
     collapsed: bool
     seconds: float
     localisation: float  # mean voxel AUPRC of the stage's residual against the lesion; NaN where not known
+    localisation_median: float  # the same of the difference from the median image of the stage's volumes
     localisation_chance: float
     error: str
     folder: Path
@@ -377,6 +378,7 @@ def _stages(folder: Path, standing: Set[str], remarks: list[str]) -> Iterator[St
                 collapsed=bool(record.get("collapsed")),
                 seconds=_or_nan(record.get("seconds")),
                 localisation=_or_nan(record.get("localisation")),
+                localisation_median=_or_nan(record.get("localisation_median")),
                 localisation_chance=_or_nan(record.get("localisation_chance")),
                 error=str(record.get("error") or ""),
                 folder=path.parent,
