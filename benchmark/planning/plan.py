@@ -317,7 +317,7 @@ class _Planner:
                 "data": self.fingerprint,
                 "encoder": config.encoder_of(method).identity("encoders"),
                 "method": [config.method_of(method), *self.own[method]],
-                **made_by(stage, index, config),
+                **made_by(stage, index, config, method),
                 "members": members,
                 "seed": [seed, fold],
                 "upstream": upstream,

@@ -35,16 +35,15 @@ def checked_stages(name: str, method: Method) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def made_by(stage: Stage, index: int, config: Config) -> dict[str, Any]:
-    """What decides stage number `index` of a method beside its own code, for a key; of training, what it uses of it."""
+def made_by(stage: Stage, index: int, config: Config, row: str) -> dict[str, Any]:
+    """What decides stage number `index` of a row's method beside its code, for a key; of training, what it uses of it."""
     views = stage.views if isinstance(stage.views, int) else [view.identity for view in stage.views]
     said = {"stage": [index, stage.name, stage.augmentation, stage.cohort, views]}
     if stage.loss is None:
         return said
-    recipe = config.prior if stage.budget == "prior" else config.pretrain
     return {
         **said,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": config.stage_recipe(row, stage.budget).model_dump(mode="json"),
         "augmentation": _strengths(stage, config),
         **({"held_out": stage.held_out} if stage.held_out else {}),
     }
