@@ -36,7 +36,7 @@ def checked_stages(name: str, method: Method) -> tuple[Stage, ...]:
 
 
 def made_by(stage: Stage, index: int, config: Config, row: str) -> dict[str, Any]:
-    """What decides stage number `index` of a row's method beside its code, for a key; of training, what it uses of it."""
+    """What decides stage `index` of a row's method beside its code, for a key; of training, what it uses of it."""
     views = stage.views if isinstance(stage.views, int) else [view.identity for view in stage.views]
     said = {"stage": [index, stage.name, stage.augmentation, stage.cohort, views]}
     if stage.loss is None:
