@@ -105,6 +105,10 @@ def run(
         ProtocolName | None,
         typer.Option(help="strict: a method spends only its fraction's labels. paper: as Bhattacharya et al. 2024."),
     ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="finetune, linear (frozen features, logistic regression), knn; several with commas between."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting of the configuration: --set finetune.lr=0.001."),
@@ -180,6 +184,7 @@ def run(
         executor=executor.value,
         slurm=tuple(slurm or ()),
         retries=retries,
+        evaluate=evaluate,
     )
     with suppress(KeyboardInterrupt):
         raise typer.Exit(command_run.execute(given, console))

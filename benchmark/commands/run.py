@@ -61,6 +61,7 @@ class Arguments:
     executor: Literal["local", "slurm"] = "local"
     slurm: tuple[str, ...] = ()
     retries: int = 1
+    evaluate: str | None = None
 
 
 def execute(given: Arguments, console: Console) -> int:
@@ -218,6 +219,7 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         "seeds": _seeds(given.seeds),
         "folds": given.folds,
         "name": given.protocol,
+        "evaluate": None if given.evaluate is None else [word.strip() for word in given.evaluate.split(",")],
     }
     flags["protocol"] = {key: value for key, value in protocol.items() if value is not None}
     preset = read_preset(given.preset)

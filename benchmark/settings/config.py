@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -16,6 +16,8 @@ from voxbench.benchmark.settings.errors import BenchError, nearest
 from voxbench.datasets.views.policies import policies
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Evaluation = Literal["finetune", "linear", "knn"]
+OWN = "own"  # in place of an evaluation: of a method that brings its own predictor
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -98,6 +100,9 @@ class Protocol(_Model):
     folds: int = Field(default=5, ge=2)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     fractions: tuple[Fraction, ...] = Field(default=(0.1, 0.5, 1.0), min_length=1)
+    evaluate: tuple[Evaluation, ...] = Field(
+        default=("finetune",), min_length=1, description="what an encoder is judged by; the first is the main table's"
+    )
     val_share: float = Field(default=0.2, gt=0, lt=1, description="share of a fold's training part for selection")
     min_val_per_class: int = Field(default=10, ge=1, description="strict: labels a class that validation keeps")
     pretrain_per_fold: bool = Field(
@@ -109,6 +114,11 @@ class Protocol(_Model):
     @classmethod
     def _ordered(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(value)))
+
+    @field_validator("evaluate")
+    @classmethod
+    def _by_cost(cls, value: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
+        return tuple(name for name in get_args(Evaluation) if name in value)
 
 
 class AuditConfig(_Model):
@@ -170,7 +180,7 @@ class Config(_Model):
         """The part that must be the same for results to stand in one table, method options aside."""
         data = self.model_dump(mode="json", exclude={"methods", "sources", "encoders"})
         data |= {"dataset": self.dataset.identity("datasets"), "encoder": self.encoder.identity("encoders")}
-        for grid in ("fractions", "seeds"):
+        for grid in ("fractions", "seeds", "evaluate"):
             del data["protocol"][grid]
         del data["audit"]  # decides whether a run is refused, not what it finds
         return data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,16 @@ from torch.nn import functional
 
 from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.records.costs import Meter, device_name
-from voxbench.benchmark.settings.assemble import build_encoder, build_method, load_encoder, placed, seeded
+from voxbench.benchmark.settings.assemble import placed, seeded
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.training.context import Context, Progress
 from voxbench.benchmark.training.evaluate import Scored, by_unit, choose_threshold, metrics
+from voxbench.benchmark.training.pretrained import pretrained
 from voxbench.benchmark.training.selection import selection_for
 from voxbench.benchmark.training.train import optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
-from voxbench.methods.base import Encoder, MethodError
+from voxbench.methods.base import Encoder
 from voxbench.methods.parts.prior import at_own_shares
 
 PREDICT_BATCH = 64
@@ -146,31 +147,10 @@ def predict(
 
 
 def _model(context: Context, plan: CellPlan) -> Classifier:
-    encoder = build_encoder(context.config, context.dataset.shape, plan.seed, plan.replicate, plan.method)
-    load_encoder(encoder, _handed_over(context, plan))
+    encoder = pretrained(context, plan)
     with seeded(plan.seed, plan.fold, plan.fraction, "head"):
         model = Classifier(encoder, len(context.dataset.classes), context.config.finetune.hidden)
     return placed(model, context.device)
-
-
-def _handed_over(context: Context, plan: CellPlan) -> Mapping[str, Tensor]:
-    """The encoder's weights as the method's last stage left them; without a stage as its `__init__` did.
-
-    Raises MethodError where there are some that are not finite: all scores would be.
-    """
-    if plan.stages:
-        state: Mapping[str, Tensor] = context.store.load_weights(plan.stages[-1], "encoder")
-    else:
-        shape = context.dataset.shape
-        state = build_method(context.config, plan.method, shape, plan.seed, plan.replicate).encoder.state_dict()
-    lost = [name for name, weights in state.items() if not bool(torch.isfinite(weights).all())]
-    if lost:
-        left = "pretraining" if plan.stages else "__init__"
-        raise MethodError(
-            f"{plan.method}: its {left} left the encoder with weights that are not finite, in {len(lost)} of "
-            f"{len(state)} tensors, first {lost[0]}: mend the method"
-        )
-    return state
 
 
 def _scored(
