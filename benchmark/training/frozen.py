@@ -28,7 +28,6 @@ from voxbench.benchmark.training.context import Context
 from voxbench.benchmark.training.pretrained import pretrained
 from voxbench.datasets.files import write_whole
 from voxbench.methods.base import Encoder, Labelled, Options, Predictor, Volumes
-from voxbench.methods.parts.logistic import logistic
 from voxbench.methods.parts.neighbours import neighbours
 from voxbench.methods.parts.probe import Probe
 

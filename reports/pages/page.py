@@ -18,6 +18,7 @@ from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.judging.words import counted, listed
 from voxbench.reports.pages.across import Across
 from voxbench.reports.pages.conclusion import conclude
+from voxbench.reports.pages.evaluations import SideBySide, side_by_side
 from voxbench.reports.plots.calibration import calibration
 from voxbench.reports.plots.cost import cost
 from voxbench.reports.plots.examples import examples, real_images
@@ -38,6 +39,7 @@ SECTIONS = {
     "conclusion": "Conclusion",
     "table": "Table",
     "comparisons": "Comparisons",
+    "evaluations": "Evaluations",
     "curves": "Closer looks",
     "pretraining": "Pretraining",
     "cells": "Cells without a score",
@@ -84,11 +86,13 @@ class View:
     troubled: list[Troubled]
     remarks: list[str]
     n_cells: int
+    evaluations: SideBySide | None
 
     @property
     def plots(self) -> list[Plot]:
         """All plots of the view."""
-        groups = (self.learning, self.forest, self.pr, self.calibration, self.cost, self.pretraining, self.examples)
+        groups = [self.learning, self.forest, self.pr, self.calibration, self.cost, self.pretraining, self.examples]
+        groups += [self.evaluations.plots] if self.evaluations else []
         return [plot for group in groups for plot in group]
 
 
@@ -128,11 +132,14 @@ class Page:
     @property
     def sections(self) -> list[tuple[str, str]]:
         """(anchor, name) of the sections that the page has."""
-        return [(anchor, name) for anchor, name in SECTIONS.items() if anchor != "across" or self.across]
+        lacking = {"across"} if self.across is None else set()
+        lacking |= set() if any(view.evaluations for view in self.views) else {"evaluations"}
+        return [(anchor, name) for anchor, name in SECTIONS.items() if anchor not in lacking]
 
 
-def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
-    """Everything that the page shows of one dataset."""
+def make_view(analyses: Sequence[Analysis], *, reference: bool, several: bool) -> View:
+    """Everything that the page shows of one dataset; of its evaluations the main one comes first."""
+    analysis, *further = analyses
     grid = analysis.grid
     scored = [fraction for fraction in grid.fractions if analysis.ranks[fraction]]
     recalls = [recall_table(analysis, fraction) for fraction in scored]
@@ -141,7 +148,7 @@ def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
         name=grid.name,
         of=f" of {grid.name}" if several else "",
         phantom=_phantom(grid),
-        conclusion=conclude(analysis),
+        conclusion=conclude(analysis, further),
         main=main_table(grid, analysis.tied, reference=reference),
         intervals=interval_table(analysis),
         pairs=[comparison_table(analysis, f) for f in scored if analysis.comparisons[f]],
@@ -158,10 +165,13 @@ def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
         pretraining=pretraining(analysis),
         examples=examples(analysis),
         troubled=[
-            Troubled(place=describe(cell.place), state=cell.state, why=redact(cell.why)) for cell in grid.troubled()
+            Troubled(place=describe(cell.place), state=cell.state, why=redact(cell.why))
+            for one in analyses
+            for cell in one.grid.troubled()
         ],
         remarks=[redact(remark) for remark in (*analysis.remarks, *_failed_stages(grid))],
-        n_cells=len(grid.cells),
+        n_cells=sum(len(one.grid.cells) for one in analyses),
+        evaluations=side_by_side(analyses),
     )
 
 
