@@ -18,6 +18,7 @@ from voxbench.datasets.base import Dataset, DatasetError, Item
 from voxbench.datasets.splits import PARTS, Fold, cross_validation, fraction_of, official_fold
 from voxbench.methods.base import Method, MethodError, Predictor, Role, Stage, Volumes
 
+DIAGNOSED = 400  # labelled volumes at most by which it is asked whether a stage learnt
 MIN_MEMBERS = 2  # volumes of a pretraining stage: batch statistics and pairs need more than one
 
 
@@ -35,6 +36,8 @@ class StagePlan:
     labels: tuple[int, ...]  # the members whose labels decided that they are members
     upstream: tuple[str, ...]  # keys of the stages before it, in order
     volumes: int  # its budget: volumes that pass forward and backward
+    diagnosed: tuple[int, ...] = ()  # labelled volumes of the training part by which it is asked whether it learnt
+    mapped: bool = False  # whether a map of its features is made: of one run of a stage that suffices
 
     @property
     def title(self) -> str:
@@ -241,7 +244,10 @@ class _Planner:
             members = normals if stage.cohort == "normal" else unlabelled
             labels = normals if stage.cohort == "normal" else ()
             planned = self._stage(method, index, stage, seed, replicate, members, labels, tuple(keys))
-            self.plan.stages[planned.key] = planned
+            if stage.budget == "pretrain" and planned.key not in self.plan.stages:
+                mapped = seed == self.config.protocol.seeds[0] and number == 0
+                planned = replace(planned, diagnosed=self._diagnosed(fold, draw), mapped=mapped)
+            self.plan.stages.setdefault(planned.key, planned)
             keys.append(planned.key)
         used = normals if any(stage.cohort == "normal" for stage in stages) else ()
         pool = unlabelled if isinstance(built, Predictor) and built.learns_from_pool else ()
@@ -342,6 +348,11 @@ class _Planner:
             upstream=upstream,
             volumes=recipe.volumes,
         )
+
+    def _diagnosed(self, fold: Fold, draw: int) -> tuple[int, ...]:
+        """Of the fold's training part, whatever the fraction; of the first fold where a stage is of all folds."""
+        share = min(1.0, DIAGNOSED / max(1, len(fold.train)))
+        return tuple(fraction_of(self.items, fold.train, share, draw))
 
     def _unlabelled(self, fold: Fold) -> tuple[int, ...]:
         """The pool less the volumes of people who are tested (one side may be labelled).

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.errors import BenchError, nearest
@@ -87,6 +96,19 @@ class FinetuneRecipe(Recipe):
         default=True, description="scores are the mean over a volume and its mirror images, where training flips it"
     )
     hidden: int = Field(default=0, ge=0, description="units of the head's hidden layer; 0 = half of the features")
+    linear_first: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the steps in which the head learns alone"
+    )
+    layer_decay: float = Field(default=1.0, gt=0, le=1, description="rate of a layer, as a share of the next coarser's")
+    freeze_norm: bool = Field(default=False, description="whether the encoder's batch statistics stay pretraining's")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later settings that are not used: their coming must not change the key of any earlier result."""
+        later = ("linear_first", "layer_decay", "freeze_norm")
+        fields = type(self).model_fields
+        unused = {name for name in later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in whole(self).items() if name not in unused}
 
     def steps_for(self, labels: int) -> int:
         """Optimiser steps on so many labelled volumes."""

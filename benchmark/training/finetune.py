@@ -17,32 +17,16 @@ from voxbench.benchmark.records.costs import Meter, device_name
 from voxbench.benchmark.settings.assemble import placed, seeded
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
+from voxbench.benchmark.training.classifier import Classifier, HeadFirst
 from voxbench.benchmark.training.context import Context, Progress
 from voxbench.benchmark.training.evaluate import Scored, by_unit, choose_threshold, metrics
 from voxbench.benchmark.training.pretrained import pretrained
 from voxbench.benchmark.training.selection import selection_for
-from voxbench.benchmark.training.train import optimise, start
+from voxbench.benchmark.training.train import Hooks, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
-from voxbench.methods.base import Encoder
 from voxbench.methods.parts.prior import at_own_shares
 
 PREDICT_BATCH = 64
-
-
-class Classifier(nn.Module):
-    """Encoder and head: features F -> F/2 -> ReLU -> classes (Bhattacharya et al. 2024: 512-256-ReLU-2)."""
-
-    def __init__(self, encoder: Encoder, classes: int, hidden: int) -> None:
-        super().__init__()
-        features = encoder.widths[-1]
-        hidden = hidden or max(features // 2, classes)
-        self.encoder = encoder
-        self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, D, H, W] -> logits [B, K]."""
-        logits: Tensor = self.head(self.encoder(x))
-        return logits
 
 
 def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, Any]:
@@ -66,7 +50,9 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
             device=context.device,
             labelled=True,
         )
-        training = start(model, recipe, recipe.steps_for(len(plan.train)))
+        groups = model.groups(recipe.layer_decay, apart=recipe.linear_first > 0)
+        training = start(model, recipe, recipe.steps_for(len(plan.train)), groups)
+        head_first = HeadFirst(model, recipe, training)
 
         def logits(members: tuple[int, ...], seen: set[int]) -> Tensor:
             return torch.from_numpy(predict(context, members, model, seen))
@@ -75,9 +61,11 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
 
         def loss(draw: Draw) -> Tensor:
             assert draw.labels is not None  # the loader is made with labels
+            head_first.before_loss()
             return functional.cross_entropy(model(draw.views[0]), draw.labels, weight)
 
-        optimise(training, loss, loader, recipe, on_step=selection)
+        hooks = Hooks(before_step=head_first.before_step)
+        optimise(training, loss, loader, recipe, hooks=hooks, on_step=selection)
         selection.take(model)
         threshold = _threshold(context, plan, model, counts, selection.seen)
         tested: set[int] = set()
@@ -149,7 +137,8 @@ def predict(
 def _model(context: Context, plan: CellPlan) -> Classifier:
     encoder = pretrained(context, plan)
     with seeded(plan.seed, plan.fold, plan.fraction, "head"):
-        model = Classifier(encoder, len(context.dataset.classes), context.config.finetune.hidden)
+        recipe = context.config.finetune
+        model = Classifier(encoder, len(context.dataset.classes), recipe.hidden, freeze_norm=recipe.freeze_norm)
     return placed(model, context.device)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from voxbench.reports.judging.against import against, by
 from voxbench.reports.judging.analysis import Analysis
+from voxbench.reports.judging.learning import Learning, learning
 from voxbench.reports.judging.remarks import unevenness
 from voxbench.reports.judging.words import counted, interval, listed
 from voxbench.reports.pages.evaluations import said_of_orders, said_of_probes
@@ -191,6 +192,10 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
             "One split: what is separable here speaks of other test patients, and of other seeds and draws of labels "
             "from this training part, not of other training patients."
         )
+    doubted = [one for one in learning(grid) if one.doubts]
+    if doubted:
+        named = [f"{_stage(one)} ({'; '.join(one.doubts)})" for one in doubted]
+        limits.append(f"Not shown to have learnt: {', '.join(named)}.")
     low = _no_better_than_chance(analysis)
     if low:
         limits.append(f"Not separable from no skill ({grid.no_skill:.3f}): {'; '.join(low)}.")
@@ -241,6 +246,10 @@ def _unequal_labels(analysis: Analysis) -> str:
                 f"{least} {spent[least]:.0f}."
             )
     return ""
+
+
+def _stage(one: Learning) -> str:
+    return one.method if one.method == one.stage else f"{one.stage} of {one.method}"
 
 
 def _states(analysis: Analysis) -> str:

@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from voxbench.reports.judging.analysis import Analysis
+from voxbench.reports.judging.learning import learning
 from voxbench.reports.judging.words import counted, listed
 from voxbench.reports.pages.across import Across
 from voxbench.reports.pages.conclusion import conclude
@@ -26,12 +27,14 @@ from voxbench.reports.plots.forest import forest
 from voxbench.reports.plots.learning_curve import learning_curve
 from voxbench.reports.plots.pr_curves import pr_curves
 from voxbench.reports.plots.pretraining import pretraining
+from voxbench.reports.plots.representation import representation
 from voxbench.reports.plots.style import Plot
 from voxbench.reports.reading.grid import Grid
 from voxbench.reports.reading.redact import facts, redact
 from voxbench.reports.reading.run_folder import RunFolder, describe
 from voxbench.reports.tables.closer import metrics_table, recall_table, uncalled, weighted
 from voxbench.reports.tables.comparison_tables import comparison_table, efficiency_table, interval_table
+from voxbench.reports.tables.learning_table import learning_table
 from voxbench.reports.tables.paper_tables import main_table
 from voxbench.reports.tables.table import Table
 
@@ -76,12 +79,14 @@ class View:
     uncalled: str
     weighted: str
     others: list[Table]
-    learning: list[Plot]
+    curves: list[Plot]
     forest: list[Plot]
     pr: list[Plot]
     calibration: list[Plot]
     cost: list[Plot]
     pretraining: list[Plot]
+    learning: Table | None
+    maps: list[Plot]
     examples: list[Plot]
     troubled: list[Troubled]
     remarks: list[str]
@@ -91,7 +96,8 @@ class View:
     @property
     def plots(self) -> list[Plot]:
         """All plots of the view."""
-        groups = [self.learning, self.forest, self.pr, self.calibration, self.cost, self.pretraining, self.examples]
+        groups = [self.curves, self.forest, self.pr, self.calibration, self.cost]
+        groups += [self.pretraining, self.maps, self.examples]
         groups += [self.evaluations.plots] if self.evaluations else []
         return [plot for group in groups for plot in group]
 
@@ -157,12 +163,14 @@ def make_view(analyses: Sequence[Analysis], *, reference: bool, several: bool) -
         uncalled=uncalled(analysis),
         weighted=weighted(analysis),
         others=[metrics_table(analysis, fraction) for fraction in scored],
-        learning=[learning_curve(analysis)] if scored else [],
+        curves=[learning_curve(analysis)] if scored else [],
         forest=forest(analysis),
         pr=pr_curves(analysis),
         calibration=calibration(analysis),
         cost=[] if cost_plot is None else [cost_plot],
         pretraining=pretraining(analysis),
+        learning=learning_table(learning(grid)),
+        maps=representation(analysis),
         examples=examples(analysis),
         troubled=[
             Troubled(place=describe(cell.place), state=cell.state, why=redact(cell.why))

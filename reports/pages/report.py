@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxbench.reports.judging.analysis import Analysis, analyse
+from voxbench.reports.judging.learning import learning
 from voxbench.reports.judging.words import listed
 from voxbench.reports.pages.across import Across
 from voxbench.reports.pages.page import Page, View, make_source, make_view, render, subtitle
 from voxbench.reports.reading.grid import Grid, build_grid
 from voxbench.reports.reading.run_folder import ReportError, RunFolder, read_run
+from voxbench.reports.tables.learning_table import learning_csv
 from voxbench.reports.tables.numbers import numbers
 from voxbench.reports.tables.paper_tables import main_csv
 from voxbench.reports.tables.table import Table
@@ -84,6 +86,7 @@ def write_pages(
         "tables.tex": "\n".join(table.latex() for table in tables),
         **numbers(main),
         **_further_numbers(analyses),
+        "learning.csv": learning_csv([(grid.name, one) for grid in grids for one in learning(grid)]),
         **({} if across is None else {"ranks.csv": across.csv}),
         "conclusion.md": "\n".join(_conclusion(view, several=len(views) > 1) for view in views),
         "index.html": render(page),
@@ -113,7 +116,8 @@ def _tables(view: View) -> list[Table]:
     efficiency = [view.efficiency] if view.efficiency is not None else []
     beside = [*view.evaluations.tables] if view.evaluations else []
     beside += [table for one in (view.evaluations.further if view.evaluations else []) for table in one.tables]
-    return [view.main, view.intervals, *view.pairs, *efficiency, *view.recalls, *view.others, *beside]
+    learnt = [view.learning] if view.learning is not None else []
+    return [view.main, view.intervals, *view.pairs, *efficiency, *view.recalls, *view.others, *beside, *learnt]
 
 
 def _further_numbers(analyses: Sequence[Sequence[Analysis]]) -> dict[str, str]:

@@ -88,6 +88,16 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """The encoder after a stage beside the one that it began with."""
+
+    n_labels: float
+    probe: Mapping[str, float]  # AUPRC out of fold, `auprc` and `initial`; of their difference `low` and `high`
+    initial: Mapping[str, float]  # `rankme`, `alignment`, `uniformity`
+    trained: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One pretraining stage as `stages/<key>/stage.json` tells it."""
 
@@ -104,6 +114,7 @@ class Stage:
     localisation_chance: float
     error: str
     folder: Path
+    diagnosis: Diagnosis | None = None  # None in a folder of before, and of a stage that does not train the encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,6 +387,10 @@ def _stages(folder: Path, standing: Set[str], remarks: list[str]) -> Iterator[St
             continue
         if error := record.get("showcase_error"):
             remarks.append(f"stage {record.get('stage')} of {record.get('method')} shows no slices: {error}")
+        if error := record.get("diagnosis_error"):
+            remarks.append(
+                f"stage {record.get('stage')} of {record.get('method')}: whether it learnt is not known: {error}"
+            )
         collapse = record.get("collapse")
         try:
             yield Stage(
@@ -392,9 +407,27 @@ def _stages(folder: Path, standing: Set[str], remarks: list[str]) -> Iterator[St
                 localisation_chance=_or_nan(record.get("localisation_chance")),
                 error=str(record.get("error") or ""),
                 folder=path.parent,
+                diagnosis=_diagnosis(record.get("diagnosis")),
             )
         except (KeyError, TypeError, ValueError) as error:
             remarks.append(f"stages/{path.parent.name}/stage.json: left out, {error!r} is missing or malformed")
+
+
+def _diagnosis(record: Any) -> Diagnosis | None:
+    if not isinstance(record, Mapping):
+        return None
+    shapes = record["representation"]
+    initial, trained = (
+        {name: _or_nan(shapes[which].get(name)) for name in ("rankme", "alignment", "uniformity")}
+        for which in ("initial", "trained")
+    )
+    probe = record.get("probe") or {}
+    return Diagnosis(
+        n_labels=_or_nan(record.get("n_labels")),
+        probe={name: _or_nan(probe.get(name)) for name in ("auprc", "initial", "low", "high")},
+        initial=initial,
+        trained=trained,
+    )
 
 
 def _or_nan(value: Any) -> float:
