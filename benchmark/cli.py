@@ -113,6 +113,10 @@ def run(
         list[str] | None,
         typer.Option("--set", help="Any setting of the configuration: --set finetune.lr=0.001."),
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="A method once with each value, a row a value: --sweep methods.residual.median=0,3,5."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Run folder; the same command again skips what is done.")] = Path(
         "runs/run"
     ),
@@ -185,6 +189,7 @@ def run(
         slurm=tuple(slurm or ()),
         retries=retries,
         evaluate=evaluate,
+        sweeps=tuple(sweep or ()),
     )
     with suppress(KeyboardInterrupt):
         raise typer.Exit(command_run.execute(given, console))

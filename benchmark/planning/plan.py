@@ -185,7 +185,7 @@ class _Planner:
         except (MethodError, BenchError) as error:
             self.plan.skipped[method] = f"{error}: left out"
             return
-        if built.encoder_free and method != self.config.method_of(method):
+        if built.encoder_free and "@" in method:
             return  # its row is the same under each encoder
         if self.dataset.normal is None and any(stage.cohort == "normal" for stage in stages):
             self.plan.skipped[method] = (
@@ -287,7 +287,7 @@ class _Planner:
         """Its file or package, its options, and what it read: weights and whatever it has a digest of."""
         source = registry.source_digest("methods", self.config.method_spec(method))
         read = [part for part in (self.starts[method].digest, built.digest()) if part]
-        return [source, self.config.methods[self.config.method_of(method)], *read]
+        return [source, self.config.options_of(method), *read]
 
     def _source(self, method: str) -> str | None:
         """Of a cell's record: a cell of another source is not shown beside those of this one."""

@@ -26,6 +26,7 @@ from voxbench.datasets.views.policies import policies
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Evaluation = Literal["finetune", "linear", "knn"]
+VARIANT = "~"  # between a method's name and what a sweep sets it to
 OWN = "own"  # in place of an evaluation: of a method that brings its own predictor
 M = TypeVar("M", bound=BaseModel)
 
@@ -185,8 +186,12 @@ class Config(_Model):
         return (*self.methods, *(f"{name}@{encoder}" for encoder in self.encoders for name in self.methods))
 
     def method_of(self, row: str) -> str:
-        """The name of the method in a row."""
-        return row.partition("@")[0]
+        """The name of the method in a row, METHOD~VARIANT@ENCODER."""
+        return row.partition("@")[0].partition(VARIANT)[0]
+
+    def options_of(self, row: str) -> dict[str, Any]:
+        """The options of the method in a row."""
+        return self.methods[row.partition("@")[0]]
 
     def encoder_of(self, row: str | None) -> PluginConfig:
         """The encoder of a row; None, the first."""
@@ -195,8 +200,7 @@ class Config(_Model):
 
     def method_spec(self, row: str) -> str:
         """What `registry.load` takes for the method in a row."""
-        name = self.method_of(row)
-        return self.sources.get(name, name)
+        return self.sources.get(row.partition("@")[0], self.method_of(row))
 
     def without_grid(self) -> dict[str, Any]:
         """The part that must be the same for results to stand in one table, method options aside."""
@@ -308,15 +312,20 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
     if not isinstance(options, Mapping) or not all(isinstance(value, Mapping | None) for value in options.values()):
         raise BenchError("methods: expected options by method, e.g. --set methods.spark.mask_ratio=0.5")
     for name, own in options.items():
-        if name in registry.names("methods"):  # also of methods that do not run: a mistyped option is a mistake
-            validated(registry.load("methods", name).Options, own or {}, f"methods.{name}")
+        base, _ = split_variant(name)
+        if base in registry.names("methods"):  # also of methods that do not run: a mistyped option is a mistake
+            validated(registry.load("methods", base).Options, own or {}, f"methods.{name}")
     if methods is not None:
         specs = _specs(methods)
-        unknown = [name for name in options if name not in specs and name not in registry.names("methods")]
+        known = registry.names("methods")
+        unknown = [name for name in options if name not in specs and split_variant(name)[0] not in known]
         if unknown:
             raise BenchError(f"methods.{unknown[0]}: no such method: {nearest(unknown[0], registry.names('methods'))}")
         data["methods"] = {name: options.get(name) or {} for name in specs}
         data["sources"] = {name: spec for name, spec in specs.items() if ".py:" in spec}
+        lacking = [name for name in specs if VARIANT in name and name not in options]
+        if lacking:
+            raise BenchError(f"--methods {lacking[0]}: no configuration has this variant: make it with --sweep")
     config = validated(Config, data, "")
     filled: dict[str, Any] = {
         "dataset": _filled("datasets", config.dataset),
@@ -354,11 +363,19 @@ def _without_replaced(data: Mapping[str, Any], layer: Mapping[str, Any]) -> dict
     return kept
 
 
+def split_variant(spec: str) -> tuple[str, str]:
+    """A method's name or file, and what follows it where it is a variant: (`residual`, `~median=3`)."""
+    place, colon, name = spec.rpartition(".py:")
+    name, mark, label = name.partition(VARIANT)
+    return f"{place}{colon}{name}", f"{mark}{label}"
+
+
 def _specs(methods: Sequence[str]) -> dict[str, str]:
     """Name -> spec. Raises BenchError where two have one name."""
     specs: dict[str, str] = {}
-    for spec in methods:
-        name = registry.method_name(spec)
+    for given in methods:
+        spec, label = split_variant(given)
+        name = f"{registry.method_name(spec)}{label}"
         if specs.get(name, spec) != spec or (".py:" in spec and name in registry.names("methods")):
             raise BenchError(f"{spec}: another method is called {name!r}: give the class another `name`")
         specs[name] = spec
