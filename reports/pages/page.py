@@ -322,14 +322,13 @@ def _command(run: RunFolder, grid: Grid) -> str:
     checkout = f"git checkout {commit}\n" if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{7,40}", commit) else ""
     specs = run.config.get("sources") or {}
     names = dict.fromkeys(row.partition("@")[0] for row in grid.methods)  # config.yaml has the further encoders
-    methods = [
-        f"{_beside(specs[name])}{name[len(name.partition('~')[0]) :]}" if name in specs else name for name in names
-    ]
+    methods = [_beside(specs[name], name) if name in specs else name for name in names]
     words = ["bench", "run", "--preset", "RUN/config.yaml", "--methods", ",".join(methods), "--out", "AGAIN"]
     return f"{checkout}{shlex.join(words)}"
 
 
-def _beside(spec: str) -> str:
-    """A method's file without the folder in which it lies."""
+def _beside(spec: str, row: str) -> str:
+    """A method's file without the folder in which it lies; of a sweep's row with the option that it sets."""
     file, _, name = str(spec).rpartition(":")
-    return f"{PurePath(file).name}:{name}"
+    _, mark, option = row.partition("~")
+    return f"{PurePath(file).name}:{name}{mark}{option}"

@@ -69,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         "fractions": "0.4,1.0",
         "preset": "quick",
         "folds": 2,
-        "settings": (*PHANTOM, *SMALL),
+        "settings": (*PHANTOM, *SMALL, "audit.near_duplicates=off"),
         "out": out,
         "cache": cache,
         "device": "cpu",
