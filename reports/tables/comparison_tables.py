@@ -32,7 +32,7 @@ def interval_table(analysis: Analysis) -> Table:
                 entries.append(Entry(told))
         rows.append(tuple(entries))
     return Table(
-        title=f"Rank, AUPRC and its 95 % interval on {grid.name}",
+        title=f"Rank, AUPRC and its 95 % interval on {grid.title}",
         columns=("Method", *map(percent, grid.fractions)),
         rows=tuple(rows),
         notes=(

@@ -50,7 +50,7 @@ def main_table(grid: Grid, tied: Mapping[float, frozenset[str]] | None = None, *
     footer = (Entry("no skill"), *(chance for _ in grid.fractions), *blanks)
     heading = ((Entry("yardsticks:"), *(Entry(""),) * (len(columns) - 1)),) if grid.yardsticks else ()
     return Table(
-        title=f"AUPRC on {grid.name}",
+        title=f"AUPRC on {grid.title}",
         columns=columns,
         rows=tuple(row for method, row in rows.items() if method not in grid.yardsticks),
         footers=(footer, *heading, *(rows[method] for method in grid.yardsticks)),
