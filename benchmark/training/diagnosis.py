@@ -129,7 +129,8 @@ def _write_map(context: Context, plan: StagePlan, items: list[Item], both: dict[
     maps: dict[str, Any] = {name: embedded(features[shown]) for name, features in both.items()}
     order = np.lexsort((*maps["trained"].T, groups))
     whole = io.BytesIO()
-    np.savez_compressed(whole, groups=groups[order], **{name: places[order] for name, places in maps.items()})
+    places = {name: of[order] for name, of in maps.items()}
+    np.savez_compressed(whole, groups=groups[order], initial=places["initial"], trained=places["trained"])
     write_whole(context.store.stage_folder(plan.key) / MAP, lambda file: file.write(whole.getvalue()))
 
 

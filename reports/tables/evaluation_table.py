@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.judging.orders import in_all, order, said_of_pairs
-from voxbench.reports.judging.words import listed
 from voxbench.reports.reading.run_folder import EVALUATIONS, percent, titled
 from voxbench.reports.tables.table import Entry, Table
 
@@ -32,7 +31,7 @@ def evaluation_table(analyses: Sequence[Analysis], fraction: float) -> Table | N
     ]
     first, *further = analyses
     compared = [
-        f"between {names[0]} and {name} {said_of_pairs(first, one, methods, fraction)}"
+        f"by {name} {said_of_pairs(first, one, methods, fraction)}"
         for name, one in zip(names[1:], further, strict=True)
     ]
     return Table(
@@ -40,8 +39,8 @@ def evaluation_table(analyses: Sequence[Analysis], fraction: float) -> Table | N
         columns=("Method", *(titled(one.grid.evaluation) for one in analyses)),
         rows=tuple(rows),
         notes=(
-            "In brackets the place by the mean, separable or not; bold: the highest. "
-            f"Of the order, {listed(compared)}. Compare within a column: what counts as a difference stands in the "
-            "table of pairs of each evaluation.",
+            f"In brackets the place by the mean, separable or not; bold: the highest. Beside the order by {names[0]}: "
+            f"{'; '.join(compared)}. Compare within a column: what counts as a difference stands in the table of pairs "
+            "of each evaluation.",
         ),
     )
