@@ -6,11 +6,13 @@ computes it again.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
+import pickle
 import socket
 import threading
 import time
@@ -32,6 +34,7 @@ CLAIM_BEAT_S = 15.0
 CLAIM_STALE_S = 120.0
 WRITTEN_IN_S = 5.0  # a table or a setting, which are written without a claim
 _RECORD = frozenset({"result_version", "key", "status"})  # what each cell and stage has
+TARGETS = "targets.bin"  # beside the record of a stage, until it is finished
 _DIGEST = hashlib.sha256().digest_size  # bytes at the end of a checkpoint
 
 
@@ -143,31 +146,34 @@ class Store:
         return load_file(path)
 
     def save_checkpoint(self, key: str, state: Mapping[str, Any]) -> None:
-        """An unfinished stage, to go on from after a stop."""
+        """An unfinished job, to go on from after a stop. The one before it is kept as well."""
         whole = io.BytesIO()  # torch would turn a full disk into an error of its own, without the cause
         torch.save(dict(state), whole)
         parts = (whole.getbuffer(), hashlib.sha256(whole.getbuffer()).digest())
-        write_whole(self.stage_folder(key) / "checkpoint.pt", lambda file: file.writelines(parts))
+        last, before = self._checkpoints(key)
+        with contextlib.suppress(FileNotFoundError):  # the first, or another attempt at the job was faster
+            last.replace(before)
+        write_whole(last, lambda file: file.writelines(parts))
 
     def load_checkpoint(self, key: str) -> dict[str, Any] | None:
-        """The last checkpoint of an unfinished stage, on the CPU: a training moves what it keeps on its device.
+        """The last whole checkpoint of an unfinished job, on the CPU: a training moves what it keeps on its device.
 
-        None where there is no whole one: a damaged one is set aside, and the stage begins anew.
+        None where there is none: damaged ones are set aside, and the job begins anew.
         """
-        path = self.stage_folder(key) / "checkpoint.pt"
-        if not path.exists():
-            return None
-        content = path.read_bytes()
-        if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
+        for path in self._checkpoints(key):
+            try:
+                state = _unpacked(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            if state is not None:
+                return state
             self._move_aside(path)
-            return None
-        state: dict[str, Any] = torch.load(io.BytesIO(content[:-_DIGEST]), map_location="cpu", weights_only=True)
-        return state
+        return None
 
     def drop_checkpoint(self, key: str) -> None:
-        """Removes what a finished stage no longer needs: its checkpoint, and its targets, which can be large."""
-        for name in ("checkpoint.pt", "targets.npy", "targets-made.npy"):
-            (self.stage_folder(key) / name).unlink(missing_ok=True)
+        """Removes what a finished job no longer needs: its checkpoints, and a stage's targets, which can be large."""
+        for path in (*self._checkpoints(key), self.stage_folder(key) / TARGETS):
+            path.unlink(missing_ok=True)
 
     def write_table(self, name: str, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
         """A CSV file in the run folder; a missing value is an empty field."""
@@ -204,12 +210,13 @@ class Store:
         if self.at_work():
             return
         left = [path for path in (self.root / "claims").glob("*") if Claim.owner(path) is None]
-        for pattern in ("", "cells/*/", "stages/*/", "private/", "private/*/"):
+        for pattern in ("", "cells/*/", "stages/*/", "checkpoints/", "private/", "private/*/"):
             left += [path for path in self.root.glob(f"{pattern}{TEMPORARY}*") if _age(path) > WRITTEN_IN_S]
         for path in left:
             path.unlink(missing_ok=True)
-        for key in (path.parent.name for path in self.root.glob("stages/*/checkpoint.pt")):
-            if (self.stage(key) or {}).get("status") == "ok":
+        for key in {path.name.partition(".")[0] for path in self.root.glob("checkpoints/*.pt")}:
+            cells = (self._record(path, key) for path in self.root.glob(f"cells/*/{key}.json"))
+            if any((record or {}).get("status") == "ok" for record in (self.stage(key), *cells)):
                 self.drop_checkpoint(key)
 
     def _record(self, path: Path, key: str) -> dict[str, Any] | None:
@@ -225,11 +232,17 @@ class Store:
             return None
         return record
 
+    def _checkpoints(self, key: str) -> tuple[Path, Path]:
+        """The last, and the one before it, which is there if the last is found damaged."""
+        folder = self.root / "checkpoints"
+        return folder / f"{key}.pt", folder / f"{key}.before.pt"
+
     def _move_aside(self, path: Path) -> None:
         place = self.root / "damaged" / path.relative_to(self.root)
         place.parent.mkdir(parents=True, exist_ok=True)
         number = sum(1 for _ in place.parent.glob(f"{place.name}*"))
-        path.replace(place.with_name(f"{place.name}.{number}"))
+        with contextlib.suppress(FileNotFoundError):  # another process has moved it already
+            path.replace(place.with_name(f"{place.name}.{number}"))
 
 
 class Claim:
@@ -306,6 +319,17 @@ def _age(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
+
+
+def _unpacked(content: bytes) -> dict[str, Any] | None:
+    """What a checkpoint's file holds; None where it is damaged."""
+    body = content[:-_DIGEST]
+    if hashlib.sha256(body).digest() != content[-_DIGEST:]:
+        return None
+    try:
+        return dict(torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError):  # what only running code could load, or no file of torch's
+        return None
 
 
 def _seal_of(path: Path) -> str | None:

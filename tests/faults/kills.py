@@ -44,7 +44,7 @@ def table(run: Path) -> list[dict[str, str]]:
 
 def tidy(run: Path) -> bool:
     """Whether no temporary file, claim or checkpoint is left."""
-    return not any(list(run.rglob(pattern)) for pattern in (".part-*", "claims/*", "checkpoint.pt", "targets*.npy"))
+    return not any(list(run.rglob(pattern)) for pattern in (".part-*", "claims/*", "checkpoints/*", "targets*"))
 
 
 def finished(run: Path) -> dict[Path, int]:

@@ -153,7 +153,7 @@ def started(run: Path) -> dict[str, int]:
 
 
 def tidy(run: Path) -> bool:
-    return not list(run.rglob(".part-*")) and not list(run.glob("claims/*")) and not list(run.rglob("checkpoint.pt"))
+    return not list(run.rglob(".part-*")) and not list(run.glob("claims/*")) and not list(run.glob("checkpoints/*"))
 
 
 def test_a_driver_killed_in_mid_submission_loses_nothing_and_submits_nothing_twice(

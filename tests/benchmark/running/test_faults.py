@@ -90,7 +90,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_it_goes_on(
     os.kill(process.pid, signal.SIGINT)
     _, problems = process.communicate(timeout=100)
     assert process.returncode == 130, problems
-    assert list(out.glob("stages/*/checkpoint.pt"))
+    assert list(out.glob("checkpoints/*.pt"))
     assert not list(out.glob("claims/*"))
     (tmp_path / "marker").unlink()
     again = subprocess.run(words, capture_output=True, text=True, timeout=200)
