@@ -47,9 +47,8 @@ def command(cache: Path) -> Callable[..., list[str]]:
 Arguments_ = Callable[..., Arguments]
 
 
-@pytest.fixture
-def arguments(cache: Path, tmp_path: Path) -> Arguments_:
-    """The arguments of `bench run`, small; keyword arguments replace them, `settings` are added."""
+def small(cache: Path, out: Path) -> Arguments_:
+    """Makes the arguments of a small `bench run`; keyword arguments replace them, `settings` are added."""
 
     def make(settings: tuple[str, ...] = (), **given: object) -> Arguments:
         values: dict[str, object] = {
@@ -62,16 +61,29 @@ def arguments(cache: Path, tmp_path: Path) -> Arguments_:
             "folds": 3,
             "seeds": None,
             "protocol": None,
-            "out": tmp_path / "run",
+            "out": out,
             "cache": cache,
             "device": "cpu",
             "workers": 1,
             "dry_run": False,
         }
-        small = SMALL if given.get("dataset") else (*PHANTOM, *SMALL)
-        return Arguments(**{**values, **given}, settings=(*small, *settings))  # type: ignore[arg-type]
+        sizes = SMALL if given.get("dataset") else (*PHANTOM, *SMALL)
+        return Arguments(**{**values, **given}, settings=(*sizes, *settings))  # type: ignore[arg-type]
 
     return make
+
+
+def plan(given: Arguments) -> Run:
+    """A planned run, nothing carried out."""
+    config, runtime = configuration(given)
+    bank = prepare_bank(config, runtime, lambda done, total: None)
+    return Run.planned(config, runtime, build_dataset(config, runtime.data_root), bank)
+
+
+@pytest.fixture
+def arguments(cache: Path, tmp_path: Path) -> Arguments_:
+    """`small` for a run folder of the test's own."""
+    return small(cache, tmp_path / "run")
 
 
 @pytest.fixture
@@ -86,11 +98,5 @@ def bench(arguments: Arguments_) -> Callable[..., int]:
 
 @pytest.fixture
 def planned(arguments: Arguments_) -> Callable[..., Run]:
-    """A planned run, nothing carried out."""
-
-    def plan(settings: tuple[str, ...] = (), **given: object) -> Run:
-        config, runtime = configuration(arguments(settings, **given))
-        bank = prepare_bank(config, runtime, lambda done, total: None)
-        return Run.planned(config, runtime, build_dataset(config, runtime.data_root), bank)
-
-    return plan
+    """`plan` with the arguments of `arguments`."""
+    return lambda settings=(), **given: plan(arguments(settings, **given))
