@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from voxbench.benchmark.commands.run import Arguments, configuration, execute
-from voxbench.benchmark.running.runner import Run
+from voxbench.benchmark.running.grid import Grid
+from voxbench.benchmark.running.local import Local
+from voxbench.benchmark.running.runner import Run, effort
 from voxbench.benchmark.running.setup import prepare_bank
 from voxbench.benchmark.settings.assemble import build_dataset
 
@@ -78,6 +80,18 @@ def plan(given: Arguments) -> Run:
     config, runtime = configuration(given)
     bank = prepare_bank(config, runtime, lambda done, total: None)
     return Run.planned(config, runtime, build_dataset(config, runtime.data_root), bank)
+
+
+def work(given: Arguments) -> tuple[list[str], set[str]]:
+    """As `bench run` does, without the report: what was set aside, and how the cells ended."""
+    run = plan(given)
+    run.open_folder()
+    tasks = run.tasks()
+    aside = run.store.set_aside()
+    grid = Grid.of(run.plan, effort(run), run.config, run.runtime, run.bank.folder, "cpu", retries=given.retries)
+    grid.write()
+    run.work(tasks, Local(run.setup(), retries=given.retries))
+    return aside, {cell["status"] for cell in run.collect()}
 
 
 @pytest.fixture

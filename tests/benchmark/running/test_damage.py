@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
+from voxbench.benchmark.commands import status as command_status
 from voxbench.benchmark.commands.run import Arguments, execute
 from voxbench.benchmark.records.store import CLAIM_STALE_S, Store
-from voxbench.benchmark.running.grid import Grid
-from voxbench.benchmark.running.runner import effort
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.reports.reading.run_folder import ReportError, read_run
 
-from ...faults.kills import finished, table, tidy
-from ..conftest import plan, small
+from ...run_folders import finished, table, tidy
+from ..conftest import small, work
 
 Bench = Callable[..., int]
 GRID: dict[str, Any] = {"methods": "simclr,supervised", "folds": 2, "settings": ("protocol.pretrain_per_fold=true",)}
@@ -193,23 +193,12 @@ REFUSED: dict[str, tuple[Damage, str]] = {
 }
 
 
-def work(given: Arguments) -> list[str]:
-    """As `bench run` does, without the report; what was set aside."""
-    run = plan(given)
-    run.open_folder()
-    tasks = run.tasks()
-    aside = run.store.set_aside()
-    Grid.of(run.plan, effort(run), run.config, run.runtime, run.bank.folder, "cpu").write()
-    run.work(tasks)
-    assert {cell["status"] for cell in run.collect()} == {"ok"}
-    return aside
-
-
 @pytest.fixture(scope="module")
 def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that nothing has happened to."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert work(small(cache, out)(**GRID)) == []
+    aside, statuses = work(small(cache, out)(**GRID))
+    assert (aside, statuses) == ([], {"ok"})
     return out
 
 
@@ -221,7 +210,8 @@ def at(whole: Path, tmp_path: Path) -> Folder:
 
 def mended(at: Folder, arguments: Callable[..., Arguments], whole: Path) -> int:
     """Runs the same grid again, looks for the undisturbed table, and counts what was set aside."""
-    aside = work(arguments(**GRID))
+    aside, statuses = work(arguments(**GRID))
+    assert statuses == {"ok"}
     assert table(at.run) == table(whole)
     assert tidy(at.run)
     kept = [path for path in at.run.rglob("damaged/**/*") if path.is_file()]
@@ -280,6 +270,21 @@ def test_what_cannot_be_trusted_is_refused_in_one_line_and_left_as_it_is(
         work(arguments(**GRID))
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in at.run.rglob("*") if path.is_file()} == before
+
+
+def test_looking_at_a_folder_runs_nothing_that_lies_in_it(at: Folder, tmp_path: Path) -> None:
+    """A colleague's folder may hold any code: in `plugins/`, and named by its configuration."""
+    marker = tmp_path / "ran"
+    code = f"from pathlib import Path\nPath({str(marker)!r}).touch()\n"
+    for file in (at.run / "plugins" / "mine" / "mine.py", at.run / "sitecustomize.py"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(code)
+    config = yaml.safe_load((at.run / "config.yaml").read_text())
+    config["sources"] = {"simclr": f"{at.run}/plugins/mine/mine.py:Mine"}
+    (at.run / "config.yaml").write_text(yaml.safe_dump(config))
+    read_run(at.run)
+    command_status.status(at.run, Console(quiet=True), keys=True)
+    assert not marker.exists()
 
 
 def test_the_user_is_told_what_was_damaged(arguments: Callable[..., Arguments], tmp_path: Path) -> None:
