@@ -127,9 +127,15 @@ class StandIn:
         who = {"id": "u", "entity": ENTITY, "username": "someone", "email": "", "name": "someone", "flags": "{}"}
         return {"viewer": {**who, "teams": teams, "admin": False, "deletedAt": None, "apiKeys": {"edges": []}}}
 
+    _GetViewer = _GetDefaultEntity = _Viewer
+
     @staticmethod
     def _ServerFeaturesQuery(given: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         return {"serverInfo": {"features": []}}
+
+    @staticmethod
+    def _ArtifactType(given: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        return {"project": None}  # no artifact of this name yet, so of no type
 
     def _RunResumeStatus(self, given: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         model = {"id": "p", "name": given["project"], "entity": {"id": "e", "name": ENTITY}, "bucket": None}
@@ -186,12 +192,10 @@ class StandIn:
 
     def _CreateArtifact(self, given: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         asked = given["input"]
-        names = next(
-            (asked[name] for name in ("artifactCollectionNames", "artifactCollectionName") if name in asked), ""
-        )
-        same = [key for key, one in self.artifacts.items() if (one["names"], one["digest"]) == (names, asked["digest"])]
+        what = (asked["artifactTypeName"], str(asked.get("artifactCollectionName")), asked["digest"])
+        same = [key for key, one in self.artifacts.items() if one["what"] == what]  # the same content is no new version
         key = same[0] if same else f"artifact-{len(self.artifacts)}"
-        new = {"names": names, "digest": asked["digest"], "files": {}, "manifest": {}, "state": "PENDING"}
+        new = {"what": what, "digest": asked["digest"], "files": {}, "manifest": {}, "state": "PENDING"}
         one = self.artifacts.setdefault(key, new)
         return {
             "createArtifact": {
