@@ -4,7 +4,7 @@ efficiency."""
 from __future__ import annotations
 
 import numpy as np
-from coverage import Setting, auprc, cohort
+from coverage import Setting, auprc, cohort, drawn
 
 from voxbench.reports.stats.bootstrap import patient_weights
 from voxbench.reports.stats.calibration import reliability
@@ -73,8 +73,8 @@ def efficiency(patients: int, repetitions: int) -> float:
         for skill in skills:
             scores = skill * truth + 0.7 * noise + 0.7 * cohort(setting, rng)[1]
             points.append(np.mean([auprc(truth[p], scores[p])[0] for p in parts]))
-            drawn = np.nanmean([auprc(truth[p], scores[p], weights[:, p]) for p in parts], axis=0)
-            draws.append(drawn - drawn.mean() + points[-1])
+            spread = drawn(truth, scores, parts, weights)
+            draws.append(spread - spread.mean() + points[-1])
         means.append(points)
         needed = labels_to_reach(labels, np.array(draws[:3]).T, draws[3])
         intervals.append(np.quantile(needed, [0.025, 0.975], method="nearest"))
