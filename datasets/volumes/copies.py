@@ -95,9 +95,11 @@ def _candidates(scores: Likeness, patients: Sequence[str]) -> Iterator[tuple[Ten
     kept[tuple(allowed.nonzero()[torch.from_numpy(once)].T)] = True
     counts = kept.sum(1)
     for count in range(1, others.shape[1] + 1):  # rows of equally many together, so that nothing is made in vain
-        for some in (counts == count).nonzero()[:, 0].split(ROWS):
-            if len(some):
-                yield some, *(table[some][kept[some]].reshape(-1, count) for table in (others, flips))
+        equal = (counts == count).nonzero()[:, 0]
+        for start in range(0, len(equal), ROWS):
+            some = equal[start : start + ROWS]
+            here = kept[some]
+            yield some, others[some][here].reshape(-1, count), flips[some][here].reshape(-1, count)
 
 
 def _nearest(scores: Likeness, people: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -85,19 +85,19 @@ def efficiency(patients: int, repetitions: int) -> float:
 
 if __name__ == "__main__":
     for folds, seeds in ((5, 3), (3, 10)):
-        averaged, counted = t_test(folds, seeds, 4000)
+        averaged, counted = t_test(folds, seeds, 20_000)
         what = f"t-test, {folds} folds x {seeds} seeds on one split"
         print(f"{what}: averaged {averaged:.3f}, counted {counted:.3f}", flush=True)
     for alike in (0.3, 0.6):
-        one, each = ranks(5, 4, alike, 200)
+        one, each = ranks(5, 4, alike, 600)
         print(
             f"ranks, 5 datasets, fractions alike by {alike}: {one:.3f}; each fraction a block: {each:.3f}", flush=True
         )
     for patients in (8, 20, 60):
-        covered = ", ".join(f"{often}: {recall(patients, often, 600):.3f}" for often in (0.5, 0.8, 0.95))
+        covered = ", ".join(f"{often}: {recall(patients, often, 2000):.3f}" for often in (0.5, 0.8, 0.95))
         print(f"recall of {patients} patients, covered at {covered}", flush=True)
     for units in (20, 80, 400):
-        shown, printed = calibration(units, 200)
+        shown, printed = calibration(units, 500)
         print(f"calibration, {units} units: perfect shows {shown:.3f}, printed {printed:.3f}", flush=True)
     for patients in (100, 300):
-        print(f"label efficiency, {patients} patients: covered {efficiency(patients, 300):.3f}", flush=True)
+        print(f"label efficiency, {patients} patients: covered {efficiency(patients, 1000):.3f}", flush=True)
