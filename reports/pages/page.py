@@ -34,7 +34,7 @@ from voxbench.reports.reading.redact import facts, redact
 from voxbench.reports.reading.run_folder import RunFolder, describe
 from voxbench.reports.tables.closer import metrics_table, recall_table, uncalled, weighted
 from voxbench.reports.tables.comparison_tables import comparison_table, efficiency_table, interval_table
-from voxbench.reports.tables.learning_table import learning_table
+from voxbench.reports.tables.learning_table import learning_tables
 from voxbench.reports.tables.paper_tables import main_table
 from voxbench.reports.tables.table import Table
 
@@ -85,7 +85,7 @@ class View:
     calibration: list[Plot]
     cost: list[Plot]
     pretraining: list[Plot]
-    learning: Table | None
+    learning: list[Table]
     maps: list[Plot]
     examples: list[Plot]
     troubled: list[Troubled]
@@ -169,7 +169,7 @@ def make_view(analyses: Sequence[Analysis], *, reference: bool, several: bool) -
         calibration=calibration(analysis),
         cost=[] if cost_plot is None else [cost_plot],
         pretraining=pretraining(analysis),
-        learning=learning_table(learning(grid)),
+        learning=learning_tables(learning(grid)),
         maps=representation(analysis),
         examples=examples(analysis),
         troubled=[

@@ -12,29 +12,39 @@ from voxbench.reports.tables.table import Entry, Table, csv_text
 SHAPES = ("rankme", "alignment", "uniformity")
 
 
-def learning_table(found: Sequence[Learning]) -> Table | None:
-    """Loss, collapse, frozen-feature probe and shape of the representation, before and after; None without a stage."""
-    if not found:
-        return None
+def learning_tables(found: Sequence[Learning]) -> list[Table]:
+    """What tells whether each stage learnt, and the shape of its representation where that is known."""
+    shaped = [one for one in found if not math.isnan(one.shape["rankme"])]
+    return [*([_verdicts(found)] if found else []), *([_shapes(shaped)] if shaped else [])]
+
+
+def _verdicts(found: Sequence[Learning]) -> Table:
     return Table(
         title="Did each stage learn?",
-        columns=(
-            "Stage",
-            "Learnt",
-            "Loss",
-            "Collapse",
-            "Probe",
-            "Difference",
-            "RankMe",
-            "Alignment",
-            "Uniformity",
-        ),
-        rows=tuple(_row(one) for one in found),
+        columns=("Stage", "Learnt", "Loss", "Collapse", "Probe", "Difference"),
+        rows=tuple(_verdict(one) for one in found),
         notes=(
             "Learnt: the smoothed loss fell by more than its noise, embeddings did not collapse, and the probe's "
             "interval lies above zero, each where it is known. Probe: AUPRC, out of fold between patients, of logistic "
             "regression on frozen features of labelled training volumes, before → after the stage; the difference has "
             "the 95 % interval of the patient bootstrap. These labels select nothing and are not counted as spent.",
+        ),
+    )
+
+
+def _shapes(found: Sequence[Learning]) -> Table:
+    return Table(
+        title="Features before → after each stage",
+        columns=("Stage", "RankMe", "Alignment", "Uniformity"),
+        rows=tuple(
+            (
+                Entry(_name(one)),
+                Entry(_change(one.initial_shape["rankme"], one.shape["rankme"], 1)),
+                *(Entry(_change(one.initial_shape[name], one.shape[name], 2)) for name in SHAPES[1:]),
+            )
+            for one in found
+        ),
+        notes=(
             "RankMe: the effective rank of the encoder's features, the higher the more directions are in use (Garrido "
             "et al., ICML 2023). Alignment: mean squared distance of two views of a volume on the unit sphere; "
             "uniformity: how evenly volumes cover it, the lower the more evenly (Wang and Isola, ICML 2020).",
@@ -42,22 +52,24 @@ def learning_table(found: Sequence[Learning]) -> Table | None:
     )
 
 
-def _row(one: Learning) -> tuple[Entry, ...]:
+def _verdict(one: Learning) -> tuple[Entry, ...]:
     # A prior stage trains no encoder: of it the loss alone tells.
     verdict = "not shown" if one.doubts else "yes" if one.told else "–"
     probed = not math.isnan(one.probe)
     apart = f"{signed(one.probe - one.initial)} ({signed(one.low)} to {signed(one.high)})" if probed else "–"
-    name = one.method if one.method == one.stage else f"{one.method}: {one.stage}"
     return (
-        Entry(name if one.runs == 1 else f"{name} ({one.runs} runs)"),
+        Entry(_name(one)),
         Entry(verdict, bold=verdict == "yes", faint=verdict == "–"),
         Entry(_change(one.first_loss, one.last_loss)),
         Entry("–" if math.isnan(one.collapse) else f"{one.collapse:.2f}"),
         Entry(_change(one.initial, one.probe)),
         Entry(apart),
-        Entry(_change(one.initial_shape["rankme"], one.shape["rankme"], 1)),
-        *(Entry(_change(one.initial_shape[name], one.shape[name], 2)) for name in SHAPES[1:]),
     )
+
+
+def _name(one: Learning) -> str:
+    name = one.method if one.method == one.stage else f"{one.method}: {one.stage}"
+    return name if one.runs == 1 else f"{name} ({one.runs} runs)"
 
 
 def _change(before: float, after: float, digits: int = 3) -> str:

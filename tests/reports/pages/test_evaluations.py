@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +71,21 @@ def test_numbers_of_each_evaluation_are_kept_apart(made: Path) -> None:
     assert "block-means" not in probed
     pairs = pd.read_csv(folder / "linear-comparisons.csv")
     assert len(pairs) == 3  # Holm's family is the evaluation's own
+
+
+@pytest.mark.parametrize(("evaluation", "stored"), [("finetune", "estimates.csv"), ("linear", "linear-estimates.csv")])
+def test_the_scripts_recompute_each_evaluation(made: Path, evaluation: str, stored: str) -> None:
+    script = Path(__file__).parents[3] / "docs" / "recompute" / "table.py"
+    environment = {**os.environ, "EVALUATION": evaluation}
+    printed = subprocess.run(
+        [sys.executable, script, made], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    columns = ["auprc_mean", "low", "high", "no_skill_low"]
+    ours, theirs = (
+        pd.read_csv(source).set_index(["method", "fraction"])[columns].sort_index()
+        for source in (io.StringIO(printed), write_report(made).page.parent / stored)
+    )
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-9)
 
 
 def test_a_run_of_one_evaluation_has_no_section_on_them(tmp_path: Path) -> None:
