@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping, Set
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,14 @@ class Store:
     def cells(self) -> list[dict[str, Any]]:
         """All whole results in the folder, by path."""
         paths = sorted((self.root / "cells").glob("*/*.json"))
-        found = (self._record(path, path.stem) for path in paths)
-        return [cell for cell in found if cell is not None]
+        found = []
+        for path in paths:
+            cell = self._record(path, path.stem)
+            if cell is not None and cell.get("cell", {}).get("method", path.parent.name) != path.parent.name:
+                self.damaged.add(path)  # a copy in another method's folder
+            elif cell is not None:
+                found.append(cell)
+        return found
 
     def has_weights(self, key: str) -> bool:
         """Whether a finished stage's weights are all there and as they were written."""
@@ -214,7 +221,8 @@ class Store:
             left += [path for path in self.root.glob(f"{pattern}{TEMPORARY}*") if _age(path) > WRITTEN_IN_S]
         for path in left:
             path.unlink(missing_ok=True)
-        for key in {path.name.partition(".")[0] for path in self.root.glob("checkpoints/*.pt")}:
+        unfinished = {path.name.partition(".")[0] for path in self.root.glob("checkpoints/*.pt")}
+        for key in unfinished | {path.parent.name for path in self.root.glob(f"stages/*/{TARGETS}")}:
             cells = (self._record(path, key) for path in self.root.glob(f"cells/*/{key}.json"))
             if any((record or {}).get("status") == "ok" for record in (self.stage(key), *cells)):
                 self.drop_checkpoint(key)
@@ -270,8 +278,12 @@ class Claim:
                     return None
                 path.unlink(missing_ok=True)
                 continue
-            with os.fdopen(descriptor, "w") as file:
-                json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+            except OSError as error:  # a full disk: an empty claim would block others until it is stale
+                path.unlink(missing_ok=True)
+                raise OSError(error.errno, error.strerror, str(path)) from error
             return cls(path)
         return None
 
@@ -296,17 +308,17 @@ class Claim:
     def owner(cls, path: Path) -> dict[str, Any] | None:
         """Who holds a claim, as far as it is known; None for a stale one, and where there is none."""
         try:
-            age = time.time() - path.stat().st_mtime
-            text = path.read_text()
+            age = _age(path)
+            text = path.read_bytes()
         except FileNotFoundError:
             return None
         try:
-            owner = dict(json.loads(text))
-        except ValueError:
-            owner = {"host": None, "pid": None}  # its maker has not written it yet, or never will
-        if owner.get("host") == socket.gethostname() and not _alive(int(owner["pid"])):
+            host, pid = itemgetter("host", "pid")(json.loads(text))
+        except (ValueError, TypeError, KeyError):
+            host, pid = None, None  # its maker has not written it yet, or never will
+        if host == socket.gethostname() and not (isinstance(pid, int) and _alive(pid)):
             return None
-        return owner if age <= CLAIM_STALE_S else None
+        return {"host": host, "pid": pid} if age <= CLAIM_STALE_S else None
 
     @classmethod
     def _stale(cls, path: Path) -> bool:
@@ -314,9 +326,9 @@ class Claim:
 
 
 def _age(path: Path) -> float:
-    """Seconds since it was last written; 0 where it is gone."""
+    """Seconds since it was last written, or until then, where the clock has gone back; 0 where it is gone."""
     try:
-        return time.time() - path.stat().st_mtime
+        return abs(time.time() - path.stat().st_mtime)
     except FileNotFoundError:
         return 0.0
 
