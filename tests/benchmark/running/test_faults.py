@@ -253,7 +253,8 @@ def test_a_full_disk_is_said_and_once_there_is_room_the_same_command_goes_on(
         full = arguments(**given, out=disk / "run")
         with suppress(OSError):
             work(full)
-        said = [json.loads(path.read_text()) for path in disk.glob("run/*/*/*.json")]
+        paths = [*disk.glob("run/cells/*/*.json"), *disk.glob("run/stages/*/stage.json")]
+        said = [json.loads(path.read_text()) for path in paths]
         errors = {record["error"] for record in said if record["status"] == "failed"}
         assert all("no space is left on the disk: free some" in error for error in errors)
         if not errors:
