@@ -146,7 +146,7 @@ class RunMaker:
             "collapsed": "false",
             "error": error,
             "key": key,
-            "evaluation": evaluation if self.probed is not None else "",
+            **({"evaluation": evaluation} if self.probed is not None else {}),
         }
         if not error:
             seconds = 0.0 if self.methods[method] == 0.9 else 90 + 60 * self.methods[method]

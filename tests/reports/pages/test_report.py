@@ -325,7 +325,7 @@ def test_latex_is_escaped_and_balanced(make_run: MakeRun) -> None:
         encoding="utf-8"
     )
     assert r"my\_method" in text
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 5
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 6
     assert not re.search(r"(?<!\\)%", text)
     assert text.isascii(), {char for char in text if not char.isascii()}
 
