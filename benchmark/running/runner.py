@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen, near_duplicates
-from voxbench.benchmark.planning.plan import Plan, make_plan
+from voxbench.benchmark.planning.plan import Plan, Splits, make_plan
 from voxbench.benchmark.planning.volumes import sample
 from voxbench.benchmark.records.plugins import keep_plugins
 from voxbench.benchmark.records.privacy import Coder, coder_for, key_table, known_coder
@@ -48,9 +48,11 @@ class Run:
     store: Store
 
     @classmethod
-    def planned(cls, config: Config, runtime: Runtime, dataset: Dataset, bank: VolumeBank) -> Run:
-        """Plans; writes nothing."""
-        plan = make_plan(config, dataset, bank.items, bank.fingerprint, sample(bank))
+    def planned(
+        cls, config: Config, runtime: Runtime, dataset: Dataset, bank: VolumeBank, splits: Splits | None = None
+    ) -> Run:
+        """Plans; writes nothing. `splits` stand in place of the run's own."""
+        plan = make_plan(config, dataset, bank.items, bank.fingerprint, sample(bank), splits)
         return cls(config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out))
 
     @classmethod
@@ -180,6 +182,7 @@ class Run:
             runtime=self.runtime if workers is None else self.runtime.model_copy(update={"workers": workers}),
             bank=self.bank.folder,
             provenance=provenance(torch.device(self.runtime.device)),
+            closed=self.bank.closed,
         )
 
     def work(self, tasks: Sequence[Task], executor: Executor | None = None) -> None:
