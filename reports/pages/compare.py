@@ -18,9 +18,9 @@ from voxbench.reports.reading.grid import build_grid
 from voxbench.reports.reading.run_folder import Place, ReportError, Row, RunFolder, Stage, Units, describe, read_run
 
 # What may differ between runs of one report: where data and files lie (what is in files is compared by digest), which
-# part of the grid a run filled, and what its audit refused: that decides whether a run comes to an end, not what it
-# finds.
-_FREE = ("dataset", "sources", "encoder.source", "encoders", "protocol.fractions", "protocol.seeds", "audit")
+# part of the grid a run filled, what its audit refused: that decides whether a run comes to an end, not what it finds;
+# and how its settings were chosen: they are compared themselves.
+_FREE = ("dataset", "sources", "encoder.source", "encoders", "protocol.fractions", "protocol.seeds", "audit", "tuned")
 
 _BUILT_IN, _NOT_TOLD = "built in", "not told"  # in place of a digest
 

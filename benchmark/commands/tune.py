@@ -1,0 +1,121 @@
+"""What ``bench tune`` does: search settings of each method by the same budget, and write a preset that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from voxbench.benchmark.commands.progress import StepProgress
+from voxbench.benchmark.commands.run import Arguments, carry_out, configuration
+from voxbench.benchmark.planning.searched import searched_splits
+from voxbench.benchmark.records.recognise import check_out
+from voxbench.benchmark.records.store import write_text
+from voxbench.benchmark.running.queue import Task
+from voxbench.benchmark.running.runner import Run
+from voxbench.benchmark.running.setup import prepare_bank
+from voxbench.benchmark.settings.assemble import build_dataset
+from voxbench.benchmark.settings.config import Config, Runtime, read_preset, resolve
+from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.tuning.outcome import FILE, outcome, preset_text
+from voxbench.benchmark.tuning.search import Search
+from voxbench.datasets.files import cause
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """The part of the command line that is this command's own."""
+
+    trials: int
+    fraction: float
+    on_folds: str
+    seeds: tuple[int, ...]
+    seed: int
+
+
+def execute(given: Arguments, asked: Searched, console: Console) -> int:
+    """Searches; 0, or 1 where a method has no trial with a score. Raises the errors of `errors.USER_ERRORS`."""
+    config, runtime = configuration(given)
+    check_out(given.out, but=[runtime.cache])
+    search = _search(config, runtime, asked, console)
+    for reason in search.skipped.values():
+        console.print(f"[yellow]note:[/yellow] {escape(reason)}", soft_wrap=True)
+    try:
+        search.open_folder()
+    except OSError as error:
+        raise BenchError(f"--out {given.out}: cannot be written ({cause(error)}): name another folder") from error
+    console.print(_plan(search, asked.trials), soft_wrap=True, highlight=False)
+    work = partial(_work, console=console)
+    for number in range(asked.trials):
+        search.carry_out(number, work, f"trial {number + 1} of {asked.trials}")
+    search.prove(asked.trials)
+    tuned = outcome(search, asked.trials)
+    path = given.out / FILE
+    base = resolve([read_preset(given.preset)], list(config.sources.get(name, name) for name in config.methods))
+    write_text(path, preset_text(tuned, given.preset, base, config))
+    from voxbench.reports.tables.tuning import tuning_table  # brings all that tables need: after the work
+
+    console.print(tuning_table(tuned.model_dump(mode="json")).rich())
+    return _verdict(search, asked.trials, path, console)
+
+
+def _search(config: Config, runtime: Runtime, asked: Searched, console: Console) -> Search:
+    """The search that was asked for; the volumes are read, and nothing is written but their cache."""
+    if config.encoders:
+        raise BenchError("--encoder: settings are searched under one encoder at a time: name one")
+    if not 0 < asked.fraction <= 1:
+        raise BenchError(f"--fraction {asked.fraction:g}: a share of the labels is above 0 and at most 1, e.g. 0.1")
+    protocol = config.protocol.model_copy(update={"fractions": (asked.fraction,), "seeds": asked.seeds})
+    config = config.model_copy(update={"protocol": protocol, "tuned": None})
+    with StepProgress(console, "reading volumes") as progress:
+        bank = prepare_bank(config, runtime, progress)
+    dataset = build_dataset(config, runtime.data_root)
+    splits = searched_splits(config, dataset, bank.items, _numbers(asked.on_folds))
+    return Search.of(
+        config, runtime.model_copy(update={"out": runtime.out / "tuning"}), dataset, bank, splits, asked.seed
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        found = sorted({int(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        found = []
+    if not found:
+        raise BenchError(f"--on-folds {text}: expected numbers of folds, counted from 0, e.g. 0,1")
+    return found
+
+
+def _plan(search: Search, trials: int) -> str:
+    replicates = len(search.folds) * len(search.config.protocol.seeds)
+    patients = len({search.bank.items[i].patient for i in search.splits.closed})
+    return (
+        f"{trials} trials of each of {len(search.spaces)} methods, {replicates} trainings a trial, on "
+        f"{search.runtime.device}, {search.runtime.workers} at a time; {len(search.splits.closed)} volumes of "
+        f"{patients} test patients are closed"
+    )
+
+
+def _work(run: Run, tasks: Sequence[Task], title: str, *, console: Console) -> None:
+    carry_out(run, tasks, console, title=title)
+
+
+def _verdict(search: Search, trials: int, path: Path, console: Console) -> int:
+    """Says what failed, and how to go on."""
+    lost = []
+    for method in search.spaces:
+        history = search.history(method, trials)
+        failed = [trial for trial in history if trial.auprc is None]
+        lost += [method] * (len(failed) == len(history))
+        for trial in failed[:3]:
+            console.print(
+                f"[red]failed:[/red] {method} trial {trial.number}: {escape(str(trial.error))}", soft_wrap=True
+            )
+        if len(failed) > 3:
+            console.print(f"... and {len(failed) - 3} more of {method}: see {escape(str(search.runtime.out))}/trials")
+    console.print(f"{escape(str(path))}\nuse it: bench run --preset {escape(str(path))}", soft_wrap=True)
+    return 1 if lost else 0
