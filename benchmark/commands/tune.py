@@ -55,7 +55,7 @@ def execute(given: Arguments, asked: Searched, console: Console) -> int:
     search.prove(asked.trials)
     tuned = outcome(search, asked.trials)
     path = given.out / FILE
-    base = resolve([read_preset(given.preset)], list(config.sources.get(name, name) for name in config.methods))
+    base = resolve([read_preset(given.preset)], [config.method_spec(name) for name in config.methods])
     write_text(path, preset_text(tuned, given.preset, base, config))
     from voxbench.reports.tables.tuning import tuning_table  # brings all that tables need: after the work
 

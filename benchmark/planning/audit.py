@@ -196,10 +196,10 @@ def audit_search(
     positions: dict[str, set[int]] = {}
     for i, value in enumerate(bank.hashes):
         positions.setdefault(value, set()).add(i)
-    for cell in served:
-        for part, hashes in {**cell.parts, **cell.stages}.items():
+    for one in served:
+        for part, hashes in {**one.parts, **one.stages}.items():
             given = {i for value in hashes for i in positions.get(value, ())}
-            judge.compare(f"volumes served in the search ({part}) for {cell.name}", given, closed)
+            judge.compare(f"volumes served in the search ({part}) for {one.name}", given, closed)
     return audit
 
 
