@@ -223,7 +223,6 @@ def tune(
 
     given = Arguments(
         methods=methods,
-        yardsticks=False,
         fractions=None,
         dataset=dataset,
         data_root=data_root,

@@ -24,6 +24,9 @@ from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.tuning.outcome import FILE, outcome, preset_text
 from voxbench.benchmark.tuning.search import Search
 from voxbench.datasets.files import cause
+from voxbench.reports.judging.words import counted, listed
+from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.tables.tuning import chosen_table, search_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,8 @@ def execute(given: Arguments, asked: Searched, console: Console) -> int:
     config, runtime = configuration(given)
     check_out(given.out, but=[runtime.cache])
     search = _search(config, runtime, asked, console)
-    for reason in search.skipped.values():
-        console.print(f"[yellow]note:[/yellow] {escape(reason)}", soft_wrap=True)
+    for note in _notes(search):
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     try:
         search.open_folder()
     except OSError as error:
@@ -57,9 +60,10 @@ def execute(given: Arguments, asked: Searched, console: Console) -> int:
     path = given.out / FILE
     base = resolve([read_preset(given.preset)], [config.method_spec(name) for name in config.methods])
     write_text(path, preset_text(tuned, given.preset, base, config))
-    from voxbench.reports.tables.tuning import tuning_table  # brings all that tables need: after the work
-
-    console.print(tuning_table(tuned.model_dump(mode="json")).rich())
+    told = tuned.model_dump(mode="json")
+    for table in (search_table(told), chosen_table(told)):
+        if table is not None:
+            console.print(table.rich())
     return _verdict(search, asked.trials, path, console)
 
 
@@ -90,13 +94,21 @@ def _numbers(text: str) -> list[int]:
     return found
 
 
+def _notes(search: Search) -> list[str]:
+    """Why methods are not searched; formulas in one line."""
+    idle = [name for name, reason in search.skipped.items() if not reason]
+    nothing = [f"nothing is searched for {listed(idle)}: left as they are"] if idle else []
+    return [*nothing, *filter(None, search.skipped.values())]
+
+
 def _plan(search: Search, trials: int) -> str:
     replicates = len(search.folds) * len(search.config.protocol.seeds)
     patients = len({search.bank.items[i].patient for i in search.splits.closed})
     return (
-        f"{trials} trials of each of {len(search.spaces)} methods, {replicates} trainings a trial, on "
+        f"{counted(trials, 'trial')} of each of {counted(len(search.spaces), 'method')} at "
+        f"{percent(search.config.protocol.fractions[0])} of the labels, {counted(replicates, 'training')} a trial, on "
         f"{search.runtime.device}, {search.runtime.workers} at a time; {len(search.splits.closed)} volumes of "
-        f"{patients} test patients are closed"
+        f"{counted(patients, 'test patient')} are closed"
     )
 
 

@@ -12,6 +12,7 @@ from voxbench.benchmark.tuning.sampler import STARTUP
 from voxbench.benchmark.tuning.search import Search
 from voxbench.benchmark.tuning.space import configured
 from voxbench.benchmark.tuning.trials import Trial, best
+from voxbench.reports.reading.run_folder import percent
 
 FILE = "tuned.yaml"
 _PLUGINS = ("dataset", "encoder")  # another name takes all options along
@@ -66,7 +67,7 @@ def _heading(tuned: Tuned, preset: str) -> str:
         f"# Chosen by `bench tune`: {most} trials a method, the first of them {preset!r} as it is; search seed "
         f"{tuned.search_seed}.\n"
         f"# Judged by AUPRC on the validation part of fold {folds} of {tuned.of_folds}, seed {seeds}, at "
-        f"{tuned.fraction:.0%} of the labels of {tuned.dataset}\n# (fingerprint {tuned.data[:12]}); the test patients "
+        f"{percent(tuned.fraction)} of the labels of {tuned.dataset}\n# (fingerprint {tuned.data[:12]}); the test patients "
         "of these folds were not read.\n# Command: bench run --preset THIS FILE\n"
     )
 
@@ -76,7 +77,8 @@ def _plain(config: Config) -> dict[str, Any]:
     data = config.model_dump(mode="json", exclude={"sources", "tuned"})
     for kind in ("fractions", "seeds"):
         del data["protocol"][kind]
-    return data
+    own = {name: {kind: keys for kind, keys in kinds.items() if keys} for name, kinds in data["recipes"].items()}
+    return {**data, "recipes": own}
 
 
 def _changes(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

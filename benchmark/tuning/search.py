@@ -48,7 +48,7 @@ class Search:
     seed: int  # of the sampler
     trials: Trials
     spaces: dict[str, tuple[Parameter, ...]] = field(default_factory=dict)  # method -> what is searched
-    skipped: dict[str, str] = field(default_factory=dict)  # method -> why it is not searched
+    skipped: dict[str, str] = field(default_factory=dict)  # method -> why it is not searched; "": nothing of it is
 
     @classmethod
     def of(
@@ -69,9 +69,10 @@ class Search:
                 if space:
                     search.spaces[method] = space
                 else:
-                    search.skipped[method] = f"{method} has nothing to be searched: left as it is"
+                    search.skipped[method] = ""
         if not search.spaces:
-            raise BenchError(f"nothing to search: {'; '.join(search.skipped.values())}")
+            why = "; ".join(reason or f"{name} has nothing that is searched" for name, reason in search.skipped.items())
+            raise BenchError(f"--methods: {why}")
         return search
 
     @property

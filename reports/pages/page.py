@@ -33,6 +33,7 @@ from voxbench.reports.tables.closer import metrics_table, recall_table, uncalled
 from voxbench.reports.tables.comparison_tables import comparison_table, efficiency_table, interval_table
 from voxbench.reports.tables.paper_tables import main_table
 from voxbench.reports.tables.table import Table
+from voxbench.reports.tables.tuning import chosen_table, search_table
 
 SECTIONS = {
     "conclusion": "Conclusion",
@@ -68,6 +69,7 @@ class View:
     conclusion: tuple[str, ...]
     main: Table
     intervals: Table
+    tuning: list[Table]
     pairs: list[Table]
     efficiency: Table | None
     recalls: list[Table]
@@ -144,6 +146,7 @@ def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
         conclusion=conclude(analysis),
         main=main_table(grid, analysis.tied, reference=reference),
         intervals=interval_table(analysis),
+        tuning=_tuning(grid),
         pairs=[comparison_table(analysis, f) for f in scored if analysis.comparisons[f]],
         efficiency=efficiency_table(analysis),
         recalls=[one for one in recalls if one is not None],
@@ -163,6 +166,13 @@ def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
         remarks=[redact(remark) for remark in (*analysis.remarks, *_failed_stages(grid))],
         n_cells=len(grid.cells),
     )
+
+
+def _tuning(grid: Grid) -> list[Table]:
+    """Of each search for settings behind the methods."""
+    fingerprint = str(grid.dataset.get("fingerprint", ""))
+    tables = [(search_table(search, fingerprint), chosen_table(search)) for search in grid.searches]
+    return [table for pair in tables for table in pair if table is not None]
 
 
 def make_source(run: RunFolder, grid: Grid) -> Source:

@@ -101,7 +101,7 @@ def write_pages(
 
 def _tables(view: View) -> list[Table]:
     efficiency = [view.efficiency] if view.efficiency is not None else []
-    return [view.main, view.intervals, *view.pairs, *efficiency, *view.recalls, *view.others]
+    return [view.main, view.intervals, *view.tuning, *view.pairs, *efficiency, *view.recalls, *view.others]
 
 
 def _conclusion(view: View, *, several: bool) -> str:

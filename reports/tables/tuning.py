@@ -1,62 +1,80 @@
-"""What `bench tune` tried and chose for each method, and whether a run has it."""
+"""What `bench tune` tried and chose for each method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from voxbench.reports.judging.words import listed
+from voxbench.reports.reading.run_folder import percent
 from voxbench.reports.tables.table import Entry, Table
 
-TUNED, DEFAULT, CHANGED = "tuned", "default", "changed since it was tuned"
 
+def search_table(search: Mapping[str, Any], fingerprint: str | None = None) -> Table:
+    """A row a method: its trials, and the default against the best, on validation.
 
-def tuning_table(tuned: Mapping[str, Any]) -> Table:
-    """A row a method, from `tuned` of a config.yaml."""
-    rows = []
-    for method, found in tuned["methods"].items():
-        chosen = ", ".join(f"{name} {_said(value)}" for name, value in found["chosen"].items())
-        rows.append(
+    `fingerprint` is that of the data set whose results stand beside it.
+    """
+    folds, seeds = (", ".join(map(str, search[key])) for key in ("folds", "seeds"))
+    return Table(
+        title=f"Search of settings at {percent(search['fraction'])} of the labels",
+        columns=("Method", "Trials", "Failed", "Default's AUPRC", "Best AUPRC", "Minutes"),
+        rows=tuple(
             (
                 Entry(str(method)),
                 Entry(str(found["trials"])),
                 Entry(str(found["failed"])),
                 Entry(_score(found["default_auprc"])),
-                Entry(_score(found["auprc"])),
+                Entry(_score(found["auprc"]), bold=bool(found["chosen"])),
                 Entry(f"{found['seconds'] / 60:.1f}"),
-                Entry(chosen or "the default", faint=not chosen),
             )
-        )
-    folds, seeds = (", ".join(map(str, tuned[key])) for key in ("folds", "seeds"))
-    return Table(
-        title=f"Search of settings at {tuned['fraction']:.0%} of the labels",
-        columns=("Method", "Trials", "Failed", "Default's AUPRC", "Best AUPRC", "Minutes", "Chosen"),
-        rows=tuple(rows),
+            for method, found in search["methods"].items()
+        ),
         notes=(
-            f"AUPRC on the validation part of fold {folds} of {tuned['of_folds']}, seed {seeds}, of "
-            f"{tuned['dataset']}; who is tested in these folds was not read. The best of several trials is "
-            "flattered by its choice: it is no estimate. Trial 0 is the default. Minutes: of training, all trials "
-            f"together. Sampler: {tuned['sampler']}; search seed {tuned['search_seed']}.",
+            f"Mean AUPRC on the validation part of fold {folds} of {search['of_folds']}, seed {seeds}, of "
+            f"{search['dataset']}. The best of several trials is flattered by its choice: it is no estimate. Bold: "
+            f"better than the default, which is trial 0. Minutes: of training, all trials together. Trials: "
+            f"{search['sampler']}; search seed {search['search_seed']}.",
+            *([] if fingerprint is None else [_cohort(search, fingerprint)]),
         ),
     )
 
 
-def standing(config: Mapping[str, Any], method: str) -> str:
-    """Whether a method's settings in a config.yaml are a search's choice, or the preset's and the user's."""
-    found = ((config.get("tuned") or {}).get("methods") or {}).get(method.partition("@")[0])
-    if not found:
-        return DEFAULT
-    options = (config.get("methods") or {}).get(method.partition("@")[0]) or {}
-    recipes = (config.get("recipes") or {}).get(method.partition("@")[0]) or {}
-    for name, value in found["chosen"].items():
-        kind, _, key = name.rpartition(".")
-        if (recipes.get(kind) or {} if kind else options).get(key) != value:
-            return CHANGED
-    return TUNED
+def chosen_table(search: Mapping[str, Any]) -> Table | None:
+    """A row a setting, a column a method; None where every default was best."""
+    methods = list(search["methods"])
+    chosen = {method: search["methods"][method]["chosen"] for method in methods}
+    names = dict.fromkeys(name for settings in chosen.values() for name in settings)
+    if not names:
+        return None
+    return Table(
+        title="Chosen settings",
+        columns=("Setting", *methods),
+        rows=tuple((Entry(name), *(_value(chosen[method], name) for method in methods)) for name in names),
+        notes=("Without a point: an option of the method's own. Default: as the preset has it, which nothing beat.",),
+    )
+
+
+def _cohort(search: Mapping[str, Any], fingerprint: str) -> str:
+    if search["data"] != fingerprint:
+        return "The search was on other data than is tested here."
+    if search["of_folds"] == 1:
+        return "The search was on the training and validation parts of this split; who is tested was not read."
+    folds = listed([str(fold) for fold in search["folds"]])
+    return (
+        f"The search was on this cohort: who is tested in fold {folds} was not read, and others took part in the "
+        "choice who are tested in other folds, so that scores there may be flattered."
+    )
+
+
+def _value(settings: Mapping[str, Any], name: str) -> Entry:
+    if not settings:
+        return Entry("default", faint=True)
+    if name not in settings:
+        return Entry("–", faint=True)
+    value = settings[name]
+    return Entry(f"{value:.3g}" if isinstance(value, float) else str(value))
 
 
 def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _said(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
