@@ -19,7 +19,7 @@ from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import prepare_bank
 from voxbench.benchmark.settings.assemble import build_dataset
-from voxbench.benchmark.settings.config import Config, Runtime, read_preset, resolve
+from voxbench.benchmark.settings.config import read_preset, resolve
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.tuning.outcome import FILE, outcome, preset_text
 from voxbench.benchmark.tuning.search import Search
@@ -42,9 +42,7 @@ class Searched:
 
 def execute(given: Arguments, asked: Searched, console: Console) -> int:
     """Searches; 0, or 1 where a method has no trial with a score. Raises the errors of `errors.USER_ERRORS`."""
-    config, runtime = configuration(given)
-    check_out(given.out, but=[runtime.cache])
-    search = _search(config, runtime, asked, console)
+    search = searched(given, asked, console)
     for note in _notes(search):
         console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     try:
@@ -58,8 +56,9 @@ def execute(given: Arguments, asked: Searched, console: Console) -> int:
     search.prove(asked.trials)
     tuned = outcome(search, asked.trials)
     path = given.out / FILE
-    base = resolve([read_preset(given.preset)], [config.method_spec(name) for name in config.methods])
-    write_text(path, preset_text(tuned, given.preset, base, config))
+    specs = [search.config.method_spec(name) for name in search.config.methods]
+    base = resolve([read_preset(given.preset)], specs)
+    write_text(path, preset_text(tuned, given.preset, base, search.config))
     told = tuned.model_dump(mode="json")
     for table in (search_table(told), chosen_table(told)):
         if table is not None:
@@ -67,8 +66,13 @@ def execute(given: Arguments, asked: Searched, console: Console) -> int:
     return _verdict(search, asked.trials, path, console)
 
 
-def _search(config: Config, runtime: Runtime, asked: Searched, console: Console) -> Search:
-    """The search that was asked for; the volumes are read, and nothing is written but their cache."""
+def searched(given: Arguments, asked: Searched, console: Console) -> Search:
+    """The search that was asked for; the volumes are prepared, and nothing is written but their cache.
+
+    Raises the errors of `errors.USER_ERRORS`.
+    """
+    config, runtime = configuration(given)
+    check_out(given.out, but=[runtime.cache])
     if config.encoders:
         raise BenchError("--encoder: settings are searched under one encoder at a time: name one")
     if not 0 < asked.fraction <= 1:

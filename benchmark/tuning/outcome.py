@@ -63,13 +63,15 @@ def preset_text(tuned: Tuned, preset: str, base: Config, config: Config) -> str:
 def _heading(tuned: Tuned, preset: str) -> str:
     most = max(own.trials for own in tuned.methods.values())
     folds, seeds = (", ".join(map(str, numbers)) for numbers in (tuned.folds, tuned.seeds))
-    return (
-        f"# Chosen by `bench tune`: {most} trials a method, the first of them {preset!r} as it is; search seed "
-        f"{tuned.search_seed}.\n"
-        f"# Judged by AUPRC on the validation part of fold {folds} of {tuned.of_folds}, seed {seeds}, at "
-        f"{percent(tuned.fraction)} of the labels of {tuned.dataset}\n# (fingerprint {tuned.data[:12]}); the test patients "
-        "of these folds were not read.\n# Command: bench run --preset THIS FILE\n"
+    lines = (
+        f"Chosen by `bench tune`: {most} trials a method, the first of them {preset!r} as it is; search seed "
+        f"{tuned.search_seed}.",
+        f"Judged by AUPRC on the validation part of fold {folds} of {tuned.of_folds}, seed {seeds}, at "
+        f"{percent(tuned.fraction)} of the labels",
+        f"of {tuned.dataset} (fingerprint {tuned.data[:12]}); the test patients of these folds were not read.",
+        "Command: bench run --preset THIS FILE",
     )
+    return "".join(f"# {line}\n" for line in lines)
 
 
 def _plain(config: Config) -> dict[str, Any]:

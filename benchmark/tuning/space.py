@@ -10,12 +10,10 @@ from voxbench.benchmark.planning.stages import checked_stages
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import Shape, build_method
 from voxbench.benchmark.settings.config import Config, Recipe, StageRecipe, validated
-from voxbench.benchmark.settings.errors import ContractError, nearest
-from voxbench.methods.base import Choice, Method, Predictor, Range
+from voxbench.methods.base import Choice, Predictor, Range
 
 RATE = 10.0  # a learning rate is searched from this many times less than the preset's to as many times more
 VOLUMES = 4.0  # likewise the volumes of pretraining
-MOST_OWN = 2  # options of a method's own: so all have about as much to be searched
 DECAY = Range(low=1e-6, high=0.1, log=True)  # whatever the preset's, which may be 0
 
 Settings = Mapping[str, Any]
@@ -34,7 +32,7 @@ class Parameter:
 def space_of(config: Config, method: str, shape: Shape) -> tuple[Parameter, ...]:
     """All that is searched for a method; () for a formula, and for a predictor that names nothing.
 
-    Raises ContractError where the method's `tunable` is not as it must be.
+    Raises MethodError where the method breaks the contract.
     """
     built = build_method(config, method, shape, 0, None)
     if built.role == "yardstick":
@@ -47,23 +45,7 @@ def space_of(config: Config, method: str, shape: Shape) -> tuple[Parameter, ...]
     if not isinstance(built, Predictor):
         found += _of_recipe("finetune", config.finetune_recipe(method))
     own = config.methods[method]
-    return (*found, *(Parameter(name=n, span=span, default=own[n]) for n, span in checked_tunable(built).items()))
-
-
-def checked_tunable(method: Method) -> Mapping[str, Range | Choice]:
-    """What a method says may be searched. Raises ContractError, in a line that names method and rule."""
-    said = method.tunable
-    if len(said) > MOST_OWN:
-        raise ContractError(f"method {method.name}: {len(said)} options are tunable: name at most {MOST_OWN}")
-    options = type(method).Options.model_fields
-    for name, span in said.items():
-        if name not in options:
-            raise ContractError(f"method {method.name}: tunable {name!r} is no option of it: {nearest(name, options)}")
-        if isinstance(span, Choice) and not span.values:
-            raise ContractError(f"method {method.name}: tunable {name!r} has no values to choose from")
-        if isinstance(span, Range) and (span.low >= span.high or (span.log and span.low <= 0)):
-            raise ContractError(f"method {method.name}: tunable {name!r}: a range rises, with log from above 0")
-    return said
+    return (*found, *(Parameter(name=name, span=span, default=own[name]) for name, span in built.tunable.items()))
 
 
 def configured(config: Config, chosen: Mapping[str, Settings]) -> Config:
