@@ -114,7 +114,7 @@ def test_a_bank_serves_no_closed_volume(planned: Planned) -> None:
 
 
 def test_a_plan_that_would_train_on_who_is_tested_is_refused(search: MakeSearch) -> None:
-    found = search(methods="supervised")
+    found = search(methods="supervised", own={"fraction": 1.0})
     fold = found.splits.folds[0][0]
     leaky = dataclasses.replace(fold, train=(*fold.train, min(found.splits.closed)))
     broken = dataclasses.replace(found, splits=Splits(folds={0: {0: leaky}}, closed=found.splits.closed))
