@@ -43,7 +43,7 @@ def proposed(parameters: Sequence[Parameter], method: str, before: Sequence[Tria
             )
         )
     asked = study.ask(spans).params
-    return {name: _rounded(asked[name]) for name in spans}
+    return {p.name: asked[p.name] if isinstance(p.span, Choice) else _rounded(asked[p.name]) for p in parameters}
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
@@ -63,9 +63,6 @@ def _within(value: Any, span: BaseDistribution) -> Any:
     return value
 
 
-def _rounded(value: Any) -> Any:
-    """To `DIGITS` significant digits."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value == 0:
-        return value
-    rounded = round(value, DIGITS - 1 - math.floor(math.log10(abs(value))))
-    return type(value)(rounded)
+def _rounded(value: float) -> float:
+    """To `DIGITS` significant digits; an integer stays one."""
+    return value if value == 0 else round(value, DIGITS - 1 - math.floor(math.log10(abs(value))))
