@@ -4,7 +4,7 @@ VENV   ?= .venv
 RUN    ?= runs/demo
 BIN    := $(VENV)/bin
 
-.PHONY: demo test faults check lint types rates copies clean
+.PHONY: demo test faults check lint types rates copies priors clean
 
 demo: $(VENV)/.installed          ## all methods on the embedded phantom: table and report
 	$(BIN)/bench run --methods all --fractions 0.1,1.0 --folds 2 --out $(RUN)
@@ -26,6 +26,9 @@ types: $(VENV)/.installed
 
 copies: $(VENV)/.installed        ## what the leak audit finds of planted copies (minutes): the table of docs/protocol.md
 	$(BIN)/python docs/measure/copies.py --volumes 5000 --copies 100
+
+priors: $(VENV)/.installed        ## how well residual-SSL's priors find a lesion (minutes): the table of docs/methods.md
+	$(BIN)/python docs/measure/priors.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "voxbench needs Python >= 3.11: make PYTHON=/path/to/python3.11 ...")'

@@ -405,6 +405,17 @@ def report(
 
 
 @app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, which `bench report` and `compare` take.")],
+) -> None:
+    """Copy a run's tables, scores and curves, without weights, pictures and ids: to lie beside a paper."""
+    from voxbench.benchmark.commands.report import export
+
+    export(run_folder, out, console)
+
+
+@app.command()
 def compare(
     run_folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Two run folders or more.")],
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/comparison"),

@@ -130,10 +130,17 @@ class Stage:
 
     name: str
     module: nn.Module  # its requires_grad parameters are optimised
-    loss: Callable[[Batch], Tensor]  # -> scalar, float32
+    loss: Callable[[Batch], Tensor] | None
+    """-> scalar, float32. None: nothing is optimised, and `finish` makes all that there is of a prior stage."""
     views: int | Sequence[View] = 1  # how many of `augmentation`, or each as it says itself
     augmentation: Literal["contrastive", "geometric", "none"] = "contrastive"
-    cohort: Literal["all", "normal"] = "all"  # "normal" spends labels, and the table says how many
+    cohort: Literal["all", "normal", "all+normal"] = "all"
+    """"all": without labels. "normal" volumes spend theirs, and the table says how many; so do those of "all+normal"
+    that are not of "all"."""
+    held_out: float = 0.0
+    """Share of the patients, in [0, 0.5], that a stage is not trained on: `finish` gets their volumes in place of its
+    own, to measure what training saw too often. At least one patient; none where that would leave training below two
+    volumes."""
     budget: Literal["pretrain", "prior"] = "pretrain"  # "prior": own budget, encoder not trained
     targets: Callable[[Tensor], Tensor] | None = None
     """Volumes [B, C, D, H, W] -> maps of the same spatial size in [0, 1]; made once before the stage."""
@@ -144,7 +151,7 @@ class Stage:
     groups: Sequence[Group] = ()  # of the module's parameters; those in none have the recipe's rate and decay
     finish: Callable[[Iterable[Tensor]], None] | None = None
     """Called once after the last step, in eval mode and without gradients, with batches of the stage's
-    unaugmented volumes; may set buffers of `module`."""
+    unaugmented volumes, which can be gone through more than once; may set buffers of `module`."""
     embed: Callable[[Tensor], Tensor] | None = None
     """Volumes -> embeddings [B, E] whose spread is watched for collapse (joint-embedding methods)."""
     reconstruct: Callable[[Tensor, torch.Generator], Tensor] | None = None
@@ -193,6 +200,7 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     about: ClassVar[str]  # one line with the source, for `bench list methods`
     role: ClassVar[Role] = "method"
+    variant: ClassVar[bool] = False  # of another method: `--methods all` leaves it out, it runs where it is named
     encoder_free: ClassVar[bool] = False  # whether its results do not depend on the encoder, as a formula's
     sparse: ClassVar[bool] = False  # whether it calls `pyramid` with `visible`: not every encoder can be asked to
     tunable: ClassVar[Tunable] = {}  # of its options, at most two, that `bench tune` searches

@@ -18,16 +18,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from voxbench.methods.base import Batch, Encoder, Group, Method, Options, Range, Stage, Tunable
 from voxbench.methods.parts.pairs import compare, two_views
 
+_LONGEST = 0.996  # the paper's, for more than 300,000 steps
+_MEMORY = 20
+
 
 class BYOLOptions(Options):
     """Heads are sized for small 3D encoders; Grill et al. have 4096 and 256 (section 3.3)."""
 
     hidden: int = Field(256, ge=1)
     out: int = Field(128, ge=1)
-    # 0.996 for 1,000 epochs (Grill et al., section 3.3); their published configuration has 0.99 for 100 and
-    # 300 epochs and 0.97 for 40. Ours are short.
-    momentum: float = Field(0.99, ge=0.0, le=1.0)
-    predictor_rate: float = Field(1.0, gt=0)
+    # None = from the length of the stage. Grill et al. have 0.996 for 1,000 epochs (section 3.3), and in their
+    # published configuration 0.99 for 100 and 300 and 0.97 for 40; but it acts by step, and ours are hundreds, not
+    # 100,000: at 0.99 a target is mostly its random start for a third of them.
+    momentum: float | None = Field(None, ge=0.0, le=1.0)
+    # Factor of the learning rate. What is learnt hangs on a predictor that is near its optimum all the time (Grill et
+    # al., appendix on it); in a short training it is only if it learns faster than the encoder.
+    predictor_rate: float = Field(10.0, gt=0)
 
 
 class BYOL(Method):
@@ -54,6 +60,7 @@ class BYOL(Method):
         self.target_encoder = deepcopy(encoder)
         self.target_projector = deepcopy(self.projector)
         self.criterion = NegativeCosineSimilarity()
+        self.before = 0.0  # progress of the stage before the present step
         for target in (self.target_encoder, self.target_projector):
             deactivate_requires_grad(target)
             for module in target.modules():
@@ -70,6 +77,7 @@ class BYOL(Method):
                 views=2,
                 groups=(Group(parameters=[*self.predictor.parameters()], rate=self.options.predictor_rate),),
                 embed=self.embed,
+                before_step=self.note,
                 after_step=self.move_target,
             ),
         )
@@ -93,11 +101,21 @@ class BYOL(Method):
         projection: Tensor = self.target_projector(self.target_encoder(x))
         return projection
 
+    def note(self, progress: float) -> None:
+        """Where the stage was before the step, which tells how long it is."""
+        self.before = progress
+
     def move_target(self, progress: float) -> None:
         """Move the target, with a momentum that rises to 1 along a cosine (Grill et al., section 3.3)."""
-        momentum = 1.0 - (1.0 - self.options.momentum) * (math.cos(math.pi * progress) + 1.0) / 2.0
+        base = momentum_of(progress - self.before) if self.options.momentum is None else self.options.momentum
+        momentum = 1.0 - (1.0 - base) * (math.cos(math.pi * progress) + 1.0) / 2.0
         _follow(self.target_encoder, self.encoder, momentum)
         _follow(self.target_projector, self.projector, momentum)
+
+
+def momentum_of(step: float) -> float:
+    """The momentum at the start of a stage of which a step is this share: it remembers a `_MEMORY`th of the stage."""
+    return min(_LONGEST, max(0.0, 1.0 - _MEMORY * step))
 
 
 @torch.no_grad()

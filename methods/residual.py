@@ -7,7 +7,7 @@ to draw that map from the volume alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -15,22 +15,39 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxbench.methods.base import Batch, Choice, Encoder, Method, MethodError, Options, Stage, Tunable
+from voxbench.methods.base import Batch, Choice, Encoder, Method, MethodError, Options, Stage, Tunable, View
 from voxbench.methods.parts.autoencoder import Autoencoder
 from voxbench.methods.parts.decoder import UNetDecoder
 from voxbench.methods.parts.median import median_filter
+from voxbench.methods.parts.median_image import MedianImage
 
+_COHORTS: Mapping[str, Literal["all", "normal", "all+normal"]] = {
+    "normal": "normal",
+    "pool": "all",
+    "pool+normal": "all+normal",
+}
+# Neither mirrored nor changed in tone: those would be other normals than there are.
+_MOVED = View(
+    augmentation="geometric",
+    strengths={"flip_probability": 0, "intensity_probability": 0, "blur_probability": 0, "noise_probability": 0},
+)
 _BINS = 8192  # of the histogram of residuals in [0, 1]: percentiles to 0.00012
 
 
 class ResidualOptions(Options):
-    """The defaults are those of the paper's code, but for `rescale`."""
+    """The defaults are those of the paper's code, but for `rescale` and `held_out`."""
 
+    # What normal volumes look like: an autoencoder's drawing of the volume, or their median, which needs no training.
+    prior: Literal["autoencoder", "median-image"] = "autoencoder"
+    # Whom it is learnt from: normals spend labels; the unlabelled pool does not, and has findings in it.
+    prior_cohort: Literal["normal", "pool", "pool+normal"] = "normal"
+    augment: bool = True  # whether the autoencoder's volumes are moved, turned and scaled a little, tone as it is
+    held_out: float = Field(0.2, ge=0, le=0.5)  # of these patients: the scale is measured on them. 0, as the paper
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 64), min_length=1)  # of the autoencoder
     kernel: Literal[3, 5] = 5
     bottleneck: int = Field(4, ge=1)  # channels before the latent vector
     latent: int = Field(512, ge=1)
-    # "normals": one fixed scale from the autoencoder's training volumes. "volume", as in the paper's code:
+    # "normals": one fixed scale from those volumes, each unseen. "volume", as in the paper's code:
     # percentiles of each volume's own residual, which stretch a normal sinus's faint residual to full range.
     rescale: Literal["normals", "volume"] = "normals"
     percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (
@@ -62,18 +79,9 @@ class Residual(Method):
         self.decoder = UNetDecoder(encoder.widths, encoder.strides, shape[0])
 
     def stages(self) -> Sequence[Stage]:
-        """The autoencoder, which spends the labels that say "normal", and the pretraining proper."""
+        """What knows normal anatomy, by default from the labels that say "normal", and the pretraining proper."""
         return (
-            Stage(
-                name="autoencoder",
-                module=self.prior,
-                loss=self.prior.loss,
-                augmentation="none",
-                cohort="normal",
-                budget="prior",
-                finish=self.prior.measure if self.options.rescale == "normals" else None,
-                reconstruct=lambda volumes, _: self.prior.target(volumes),
-            ),
+            self._prior_stage(),
             Stage(
                 name="residual",
                 module=nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder}),
@@ -82,6 +90,21 @@ class Residual(Method):
                 targets=self.prior.target,
                 reconstruct=lambda volumes, _: self.logits(volumes).sigmoid(),
             ),
+        )
+
+    def _prior_stage(self) -> Stage:
+        trained = self.options.prior == "autoencoder"
+        measured = self.options.rescale == "normals"
+        return Stage(
+            name=self.options.prior,
+            module=self.prior,
+            loss=self.prior.loss if trained else None,
+            views=(_MOVED if self.options.augment and trained else View(augmentation="none"),),
+            cohort=_COHORTS[self.options.prior_cohort],
+            held_out=self.options.held_out if trained and measured else 0.0,
+            budget="prior",
+            finish=self.prior.finish if measured or not trained else None,
+            reconstruct=lambda volumes, _: self.prior.target(volumes),
         )
 
     def logits(self, volumes: Tensor) -> Tensor:
@@ -101,37 +124,50 @@ class Residual(Method):
 
 
 class Prior(nn.Module):
-    """The autoencoder with the scale of its residuals on normal volumes."""
+    """Draws a volume as it would be without a finding; with the scale of what is left of volumes it has not seen."""
 
     scale: Tensor  # [2]: the residual that becomes 0, and the one that becomes 1; (0, 0) until measured
 
     def __init__(self, shape: tuple[int, int, int, int], options: ResidualOptions) -> None:
         super().__init__()
         self.options = options
-        self.autoencoder = Autoencoder(shape, options.widths, options.kernel, options.bottleneck, options.latent)
+        self.redraw: nn.Module
+        if options.prior == "median-image":
+            self.redraw = MedianImage(shape)
+        else:
+            self.redraw = Autoencoder(shape, options.widths, options.kernel, options.bottleneck, options.latent)
         self.register_buffer("scale", torch.zeros(2))
 
     def loss(self, batch: Batch) -> Tensor:
         """L1, as in the paper."""
         volumes = batch.views[0]
-        return functional.l1_loss(self.autoencoder(volumes).float(), volumes)
+        return functional.l1_loss(self.redraw(volumes).float(), volumes)
 
     @torch.no_grad()
     def residual(self, volumes: Tensor) -> Tensor:
-        """|x - CAE(x)| [B, C, D, H, W], with the autoencoder in evaluation mode."""
-        training = self.autoencoder.training
-        self.autoencoder.eval()
+        """|x - redrawn x| [B, C, D, H, W], in evaluation mode."""
+        training = self.redraw.training
+        self.redraw.eval()
         try:
-            redrawn: Tensor = self.autoencoder(volumes)
+            redrawn: Tensor = self.redraw(volumes)
             return (volumes - redrawn.float()).abs()
         finally:
-            self.autoencoder.train(training)
+            self.redraw.train(training)
 
-    def measure(self, normals: Iterable[Tensor]) -> None:
-        """Set `scale` to percentiles of the residual over all voxels of the normal volumes it trained on."""
+    def finish(self, volumes: Iterable[Tensor]) -> None:
+        """With the volumes that the autoencoder was not trained on, or all that the median image is to be made of."""
+        if isinstance(self.redraw, MedianImage):
+            self.redraw.learn(volumes)
+            without = self.redraw.without
+            self.measure((x - without(x)).abs() for x in volumes)
+        else:
+            self.measure(self.residual(x) for x in volumes)
+
+    def measure(self, residuals: Iterable[Tensor]) -> None:
+        """Set `scale` to percentiles over all voxels of the residuals [B, C, D, H, W] of unseen volumes."""
         counts = torch.zeros(_BINS, dtype=torch.int64)
-        for volumes in normals:
-            bins = (self.residual(volumes) * _BINS).long().clamp(max=_BINS - 1)
+        for residual in residuals:
+            bins = (residual * _BINS).long().clamp(max=_BINS - 1)
             counts += torch.bincount(bins.flatten(), minlength=_BINS).cpu()
         if not counts.any():
             raise MethodError("residual: there are no normal volumes to learn from; give more labels")

@@ -16,10 +16,9 @@ from torch.nn import functional
 
 from voxbench.benchmark.checking.trial import BATCH, CPU, STEPS, Bench, Trained, Trial
 from voxbench.benchmark.checking.verdict import BrokenRuleError, NoteError, Verdict, verdict
-from voxbench.benchmark.training.batches import batch_of
 from voxbench.benchmark.training.targets import evaluating
 from voxbench.benchmark.training.train import forward
-from voxbench.methods.base import Batch
+from voxbench.methods.base import Batch, Stage
 
 DRAWS = 4  # batches that a rule about chance looks at
 PRESSED = 30  # steps on one batch
@@ -45,10 +44,12 @@ def check_method(bench: Bench) -> Iterator[Verdict]:
         for one in (trial, other):
             one.reset(begin)
         case = _Case(trial, other)
-        for rule, holds, needed in _STAGE:
-            found = verdict(f"stage {trial.stage.name}: {rule}", partial(holds, case))
+        for rule in _STAGE:
+            if rule.of_loss and trial.stage.loss is None:
+                continue
+            found = verdict(f"stage {trial.stage.name}: {rule.said}", partial(rule.holds, case))
             yield found
-            if found.outcome == "broken" and needed:
+            if found.outcome == "broken" and rule.needed:
                 return
         begin = case.trained.ended
 
@@ -76,7 +77,7 @@ def _seeded(bench: Bench) -> None:
 def _loss(case: _Case) -> None:
     trial = case.trial
     trial.reset()
-    value = forward(lambda draw: trial.stage.loss(batch_of(draw, trial.loader)), trial.loader.draw(0), CPU)
+    value = forward(trial.loss_of, trial.loader.draw(0), CPU)
     if not bool(value.isfinite()):
         raise BrokenRuleError(f"it is {value.item()} at the first step")
     if value.dtype != torch.float32:
@@ -142,17 +143,28 @@ def _generators() -> Mapping[str, Any]:
 
 def _state(case: _Case) -> None:
     trial, other = case.trial, case.other
-    trial.reset(case.trained.state)
+    trial.reset(case.trained.state if trial.stage.loss is not None else case.trained.ended)
     for ours, theirs in zip([*other.before, other.stage], [*trial.before, trial.stage], strict=True):
         whole = {name: value.clone() for name, value in theirs.module.state_dict().items()}
         ours.module.load_state_dict(load(save(whole)))
     trial.method.eval(), other.method.eval()
-    one, two = trial.stage.loss(trial.batch(STEPS)).item(), other.stage.loss(trial.batch(STEPS)).item()
+    batch = trial.batch(STEPS)
+    (what, one), (_, two) = (_told(each, batch) for each in (trial.stage, other.stage))
     if one != two:
         raise BrokenRuleError(
-            f"saved and loaded, its loss is {two:g} in place of {one:g}: something that it goes by is not in its "
+            f"saved and loaded, its {what} is {two:g} in place of {one:g}: something that it goes by is not in its "
             "module's parameters and buffers"
         )
+
+
+def _told(stage: Stage, batch: Batch) -> tuple[str, float]:
+    """A number that what a stage holds decides, and what it is: of a stage without a loss, what it shows."""
+    if stage.loss is not None:
+        return "loss", stage.loss(batch).item()
+    if stage.reconstruct is None:
+        return "figure", 0.0
+    with torch.no_grad():
+        return "figure", stage.reconstruct(batch.views[0], torch.Generator().manual_seed(0)).double().mean().item()
 
 
 def _shapes(case: _Case) -> None:
@@ -219,16 +231,23 @@ def _mixed_precision(case: _Case) -> None:
         raise BrokenRuleError(f"it is {value.item()} in {value.dtype}: compare in float32, with .float()")
 
 
-Rule = tuple[str, Callable[[_Case], None], bool]
-_STAGE: tuple[Rule, ...] = (
-    ("the loss is one finite number in float32", _loss, True),
-    (f"{STEPS} steps train the encoder (a prior stage: leave it alone)", _trains, True),
-    ("a volume of a view passes through the encoder once", _passes, False),
-    ("every view is used", _views, False),
-    ("it draws from batch.rng alone, and changes no argument", _own_generator, False),
-    ("what its module holds is all there is of it", _state, False),
-    ("embed, targets and reconstruct give the promised shapes", _shapes, False),
-    ("the loss is lower for what belongs together", _sign, False),
-    ("mixed precision gives a finite loss in float32", _mixed_precision, False),
-    ("finish leaves an encoder that tells volumes apart", _finish, False),
+@dataclass(frozen=True)
+class _Rule:
+    said: str
+    holds: Callable[[_Case], None]
+    needed: bool = False  # the rules after it mean nothing without it
+    of_loss: bool = True  # it asks nothing of a stage without one
+
+
+_STAGE = (
+    _Rule("the loss is one finite number in float32", _loss, needed=True),
+    _Rule(f"{STEPS} steps train the encoder (a prior stage: leave it alone)", _trains, needed=True, of_loss=False),
+    _Rule("a volume of a view passes through the encoder once", _passes),
+    _Rule("every view is used", _views),
+    _Rule("it draws from batch.rng alone, and changes no argument", _own_generator),
+    _Rule("what its module holds is all there is of it", _state, of_loss=False),
+    _Rule("embed, targets and reconstruct give the promised shapes", _shapes, of_loss=False),
+    _Rule("the loss is lower for what belongs together", _sign),
+    _Rule("mixed precision gives a finite loss in float32", _mixed_precision),
+    _Rule("finish leaves an encoder that tells volumes apart", _finish, of_loss=False),
 )

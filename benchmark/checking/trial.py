@@ -89,6 +89,14 @@ class Trial:
         """Of one batch, from `state`, or that of the beginning."""
         self.reset(state)
         self.method.train(training)
+        return self._told(batch)
+
+    def loss_of(self, draw: Draw, progress: float = 0.0) -> Tensor:
+        """Of what the loader drew, from the state that it is in."""
+        return self._told(batch_of(draw, self.loader, progress))
+
+    def _told(self, batch: Batch) -> Tensor:
+        assert self.stage.loss is not None  # no rule asks a stage without one
         return self.stage.loss(batch)
 
     def trained(self) -> Trained:
@@ -99,10 +107,11 @@ class Trial:
         self.reset()
         passes = Passes(self.method, self.some[:2])
         moved = Moved(self.method, self.stage, passes)
-        training = start(self.stage.module, self.recipe, STEPS, self.stage.groups)
+        steps = STEPS if self.stage.loss is not None else 0
+        training = start(self.stage.module, self.recipe, steps, self.stage.groups)
 
         def loss(draw: Draw) -> Tensor:
-            return self.stage.loss(batch_of(draw, self.loader, training.step / STEPS))
+            return self.loss_of(draw, training.step / STEPS)
 
         hooks = Hooks(before_step=self.stage.before_step, after_step=self.stage.after_step)
         try:
@@ -125,7 +134,7 @@ class Trial:
         optimiser = start(self.stage.module, self.recipe, steps, self.stage.groups).optimizer
         losses = []
         for step in range(steps):
-            value = self.stage.loss(replace(batch, rng=torch.Generator().manual_seed(0), progress=step / steps))
+            value = self._told(replace(batch, rng=torch.Generator().manual_seed(0), progress=step / steps))
             optimiser.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

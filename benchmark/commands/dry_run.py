@@ -35,7 +35,8 @@ def show_plan(run: Run, console: Console) -> None:
         if not cells:
             continue
         todo = [task.job for task in tasks if task.job.method == method]
-        seconds = sum(efforts[job.key] / speeds.of(method, getattr(job, "index", None)) for job in todo)
+        trained = [job for job in todo if efforts[job.key] > 0]  # the others have no steps to time
+        seconds = sum(efforts[job.key] / speeds.of(method, getattr(job, "index", None)) for job in trained)
         seconds += sum(speeds.seconds_for_maps(job) for job in todo if isinstance(job, StagePlan))
         whole += seconds
         counts = Counter(stage.name for stage in stages.values())
@@ -77,8 +78,8 @@ class _Speeds:
         if key not in self.known:
             # Target maps are timed apart: here others of the right size serve as well.
             works = [speed.finetuning(self.context, TIMED_BATCH)] if stage is None else self._stages(method)
-            for index, work in enumerate(works):
-                self.known[key[0], None if stage is None else index] = speed.volumes_per_second(work, TIMED_STEPS)
+            for work in works:
+                self.known[key[0], work.index] = speed.volumes_per_second(work, TIMED_STEPS)
         return self.known[key]
 
     def seconds_for_maps(self, plan: StagePlan) -> float:

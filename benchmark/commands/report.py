@@ -10,6 +10,7 @@ from rich.markup import escape
 from voxbench.benchmark.records.recognise import check_pages
 from voxbench.reports.pages.compare import compare
 from voxbench.reports.pages.report import Report, write_report
+from voxbench.reports.reading.export import export_run
 
 
 def show_report(run: Path, console: Console, *, reference: bool = False, out: Path | None = None) -> None:
@@ -24,6 +25,13 @@ def show_comparison(runs: list[Path], out: Path, console: Console) -> None:
     """Writes one report on several runs and shows it. Raises ReportError where they must not be mixed."""
     check_pages(out)
     _show(compare(runs, out), console)
+
+
+def export(run: Path, out: Path, console: Console) -> None:
+    """Writes what others need of a run into a new folder, and says how much that is. Raises ReportError."""
+    files = export_run(run, out)
+    size = sum(path.stat().st_size for path in files) / 1e6
+    console.print(f"{escape(str(out))}: {len(files)} files, {size:.1f} MB", soft_wrap=True)
 
 
 def _show(report: Report, console: Console) -> None:

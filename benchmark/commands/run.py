@@ -285,6 +285,7 @@ def _methods(text: str, *, yardsticks: bool) -> Sequence[str]:
     if not names:
         raise BenchError("--methods: name at least one, or all")
     known = [name for name in registry.names("methods") if "all" in names and name not in registry.broken("methods")]
+    known = [name for name in known if not registry.load("methods", name).variant]
     chosen = list(dict.fromkeys(each for name in names for each in (known if name == "all" else [name])))
     if not yardsticks:
         chosen = [spec for spec in chosen if registry.load("methods", spec).role != "yardstick"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from voxbench.benchmark.planning.plan import Plan
@@ -146,10 +147,11 @@ class Served:
     stages: Mapping[str, Sequence[str]]  # key -> hashes
 
 
-def audit_seen(plan: Plan, bank: VolumeBank, cells: Sequence[Served]) -> Audit:
+def audit_seen(plan: Plan, bank: VolumeBank, cells: Sequence[Served], *, copies: bool = True) -> Audit:
     """Checks what was really served, also to cells of earlier plans that still stand in the tables.
 
-    Near-duplicates of the latter are warnings: whether they are refused was asked when they were made.
+    Near-duplicates of the latter are warnings: whether they are refused was asked when they were made. Without
+    `copies` they are not looked for.
     """
     audit = Audit()
     positions: dict[str, list[int]] = {}
@@ -160,7 +162,7 @@ def audit_seen(plan: Plan, bank: VolumeBank, cells: Sequence[Served]) -> Audit:
         return {i for value in hashes for i in positions.get(value, [])}
 
     now = _Judge(audit, bank, AuditConfig(near_duplicates="off", patient_ids="warn"))  # looked for in the plan
-    before = _Judge(audit, bank, AuditConfig(near_duplicates="warn", patient_ids="warn"))
+    before = _Judge(audit, bank, AuditConfig(near_duplicates="warn" if copies else "off", patient_ids="warn"))
     for cell in cells:
         tested = served(cell.parts["test"])
         if cell.key in plan.cells:
@@ -215,7 +217,15 @@ class _Judge:
         self.people = [same(name) for name in self.ids]
         key_of = {name: alike(name) for name in set(self.people)}
         self.keys = [key_of[name] for name in self.people]
-        self.copies = self._copies() if config.near_duplicates != "off" else []
+
+    @cached_property
+    def copies(self) -> list[tuple[int, int]]:
+        """Pairs of different patients that are copies, and not equal: looked for when they are first asked for."""
+        if self.config.near_duplicates == "off":
+            return []
+        hashes = self.bank.hashes
+        alike = [copy for copy in self.bank.copies if copy.likeness >= self.config.likeness]
+        return [(copy.a, copy.b) for copy in alike if hashes[copy.a] != hashes[copy.b]]
 
     def compare(self, where: str, members: Iterable[int], tested: Iterable[int]) -> None:
         """Finds shared patients, equal volumes and near-duplicates of two sets of positions."""
@@ -272,12 +282,6 @@ class _Judge:
     def _drawn(self, i: int) -> bool:
         """Whether a draw decides in which fold a volume is tested."""
         return self.bank.items[i].label is not None and self.bank.items[i].split is None
-
-    def _copies(self) -> list[tuple[int, int]]:
-        """Pairs of different patients that are copies, and not equal."""
-        hashes = self.bank.hashes
-        alike = [copy for copy in self.bank.copies if copy.likeness >= self.config.likeness]
-        return [(copy.a, copy.b) for copy in alike if hashes[copy.a] != hashes[copy.b]]
 
     def _equal(self) -> list[tuple[int, int]]:
         """Pairs of different patients that are equal: each with the first of its kind."""

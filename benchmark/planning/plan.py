@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from voxbench.benchmark.planning.probe import check_sparse, probe
-from voxbench.benchmark.planning.stages import checked_stages
+from voxbench.benchmark.planning.stages import checked_stages, made_by
 from voxbench.benchmark.planning.start import Start, start_of
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import Shape, blamed, build_encoder, build_method
@@ -34,7 +34,7 @@ class StagePlan:
     members: tuple[int, ...]
     labels: tuple[int, ...]  # the members whose labels decided that they are members
     upstream: tuple[str, ...]  # keys of the stages before it, in order
-    volumes: int  # its budget: volumes that pass forward and backward
+    volumes: int  # its budget: volumes that pass forward and backward; 0 where nothing is trained
 
     @property
     def title(self) -> str:
@@ -158,8 +158,15 @@ def _check_units(items: Sequence[Item]) -> None:
         raise DatasetError("volumes that share a unit differ:", list(problems.values()))
 
 
-def _views(stage: Stage) -> Any:
-    return stage.views if isinstance(stage.views, int) else [view.identity for view in stage.views]
+def _cohort(
+    stage: Stage, unlabelled: tuple[int, ...], normals: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The stage's volumes, and those of them that it has by their labels."""
+    if stage.cohort == "all":
+        return unlabelled, ()
+    if stage.cohort == "normal":
+        return normals, normals
+    return tuple(sorted({*unlabelled, *normals})), tuple(sorted({*normals} - {*unlabelled}))
 
 
 class _Planner:
@@ -207,7 +214,7 @@ class _Planner:
             return
         if built.encoder_free and method != self.config.method_of(method):
             return  # its row is the same under each encoder
-        if self.dataset.normal is None and any(stage.cohort == "normal" for stage in stages):
+        if self.dataset.normal is None and any(stage.cohort != "all" for stage in stages):
             self.plan.skipped[method] = (
                 f"{method} learns from normal volumes, and {self.config.dataset.name} has no class that means normal: "
                 "left out"
@@ -261,12 +268,10 @@ class _Planner:
         unlabelled = self._unlabelled(fold)
         keys: list[str] = []
         for index, stage in enumerate(stages):
-            members = normals if stage.cohort == "normal" else unlabelled
-            labels = normals if stage.cohort == "normal" else ()
+            members, labels = _cohort(stage, unlabelled, normals)
             planned = self._stage(method, index, stage, seed, replicate, members, labels, tuple(keys))
             self.plan.stages[planned.key] = planned
             keys.append(planned.key)
-        used = normals if any(stage.cohort == "normal" for stage in stages) else ()
         predictor = isinstance(built, Predictor)
         pool = unlabelled if isinstance(built, Predictor) and built.learns_from_pool else ()
         key = digest(
@@ -290,7 +295,7 @@ class _Planner:
             val=val,
             test=fold.test,
             stages=tuple(keys),
-            normals=used,
+            normals=tuple(sorted({i for key in keys for i in self.plan.stages[key].labels})),
             replicate=replicate,
             hopeless=self._missing_class(share, number, train) or self._too_few(share, number, keys),
             role=built.role,
@@ -344,9 +349,7 @@ class _Planner:
                 "data": self.fingerprint,
                 "encoder": config.encoder_of(method).identity("encoders"),
                 "method": [config.method_of(method), *self.own[method]],
-                "stage": [index, stage.name, stage.augmentation, stage.cohort, _views(stage)],
-                "recipe": recipe.model_dump(mode="json"),
-                "augmentation": config.augmentation.get(stage.augmentation, {}),
+                **made_by(stage, index, config, method),
                 "members": members,
                 "seed": [seed, fold],
                 "upstream": upstream,
@@ -362,7 +365,7 @@ class _Planner:
             members=members,
             labels=labels,
             upstream=upstream,
-            volumes=recipe.volumes,
+            volumes=recipe.volumes if stage.loss is not None else 0,
         )
 
     def _unlabelled(self, fold: Fold) -> tuple[int, ...]:

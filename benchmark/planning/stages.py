@@ -1,4 +1,4 @@
-"""What a method says it will train, held to the contract before anything is trained."""
+"""What a method says it will train: held to the contract before anything is trained, and in words for a key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from voxbench.benchmark.planning.tunable import checked_tunable
+from voxbench.benchmark.settings.config import Config
 from voxbench.benchmark.settings.errors import ContractError, nearest
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.views.policies import policies
@@ -36,10 +37,45 @@ def checked_stages(name: str, method: Method) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
+def made_by(stage: Stage, index: int, config: Config, row: str) -> dict[str, Any]:
+    """What decides stage `index` of a row's method beside its code, for a key; of training, what it uses of it."""
+    views = stage.views if isinstance(stage.views, int) else [view.identity for view in stage.views]
+    said = {"stage": [index, stage.name, stage.augmentation, stage.cohort, views]}
+    if stage.loss is None:
+        return said
+    return {
+        **said,
+        "recipe": config.stage_recipe(row, stage.budget).model_dump(mode="json"),
+        "augmentation": _strengths(stage, config),
+        **({"held_out": stage.held_out} if stage.held_out else {}),
+    }
+
+
+def _strengths(stage: Stage, config: Config) -> Any:
+    """What the configuration says of the policies that the stage's views are made by."""
+    if isinstance(stage.views, int):
+        return config.augmentation.get(stage.augmentation, {})
+    return {view.augmentation: config.augmentation.get(view.augmentation, {}) for view in stage.looks}
+
+
 def _wrong(method: Method, stage: Stage) -> str | None:
     if not isinstance(stage.module, nn.Module):
         return f"its module is {stage.module!r}: give the nn.Module that holds what is trained"
-    return _wrong_views(stage) or _wrong_module(method, stage)
+    return _wrong_views(stage) or _wrong_training(stage) or _wrong_module(method, stage)
+
+
+def _wrong_training(stage: Stage) -> str | None:
+    if not 0 <= stage.held_out <= 0.5:
+        return f"held_out={stage.held_out:g}: it is a share of the stage's patients, at most 0.5"
+    if stage.held_out and stage.finish is None:
+        return "it holds volumes out, and has no finish that would use them"
+    if stage.loss is not None:
+        return None
+    if stage.finish is None or stage.budget != "prior":
+        return "it has no loss, so nothing is trained: then it has a finish, and budget='prior'"
+    if stage.embed is not None:
+        return "it has no loss, so there is no collapse to watch for: leave embed out"
+    return None
 
 
 def _wrong_views(stage: Stage) -> str | None:
@@ -62,7 +98,7 @@ def _wrong_views(stage: Stage) -> str | None:
 
 def _wrong_module(method: Method, stage: Stage) -> str | None:
     held = {id(parameter) for parameter in stage.module.parameters()}
-    if not any(parameter.requires_grad for parameter in stage.module.parameters()):
+    if stage.loss is not None and not any(parameter.requires_grad for parameter in stage.module.parameters()):
         return "its module has no parameter with requires_grad: nothing would be trained"
     outside = [name for name, parameter in method.encoder.named_parameters() if id(parameter) not in held]
     if stage.budget == "pretrain" and outside:

@@ -197,7 +197,9 @@ class Run:
         """Audits what was really served, writes the tables, and returns the cells that stand in them."""
         self.store.tidy()
         cells = current_cells(self.store, self.plan, self.config)
-        served = audit_seen(self.plan, self.bank, [self._served(cell) for cell in cells if cell["status"] == "ok"])
+        copies = self.config.audit.near_duplicates != "off"
+        done = [self._served(cell) for cell in cells if cell["status"] == "ok"]
+        served = audit_seen(self.plan, self.bank, done, copies=copies)
         standing = {*self.plan.cells, *(cell["key"] for cell in cells)}
         self._write_audit({"planned": self.plan_audit, "served": served}, standing)
         served.refuse(self.name_of)

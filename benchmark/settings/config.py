@@ -52,6 +52,11 @@ class Recipe(_Model):
     optimizer: Literal["adamw", "lars"] = "adamw"
     lr: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    total_decay: float = Field(
+        default=0.0,
+        ge=0,
+        description="in place of weight_decay: without gradients weights would end at exp(-total_decay) of their start",
+    )
     batch: int = Field(ge=2, description="volumes a step; a smaller cohort makes it smaller")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
     clip: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0 = no limit")
@@ -61,6 +66,8 @@ class Recipe(_Model):
         """lightly's LARS adapts the rate of weights that decay only: without decay it is plain SGD."""
         if self.optimizer == "lars" and self.weight_decay == 0:
             raise ValueError("lars needs a weight_decay above 0, e.g. 0.000001, or it does not adapt its rates")
+        if self.optimizer == "lars" and self.total_decay:
+            raise ValueError("total_decay is of adamw: lars takes the rate of each weight as a factor too")
         return self
 
 

@@ -22,7 +22,15 @@ from voxbench.benchmark.tracking.outgoing import Redactor, error_name, outgoing_
 Kind = Literal["stage", "cell", "summary"]
 PROVENANCE = ("result_version", "packages", "git_commit", "python", "platform", "device", "cuda")
 DATA = ("name", "classes", "shape", "is_phantom", "official_split", "n_labelled", "n_labelled_patients", "n_pool")
-COUNTS = ("n_volumes", "n_normal_labels", "volumes_per_step", "steps", "localisation", "localisation_chance")
+COUNTS = (
+    "n_volumes",
+    "n_normal_labels",
+    "volumes_per_step",
+    "steps",
+    "localisation",
+    "localisation_median",
+    "localisation_chance",
+)
 CURVE_POINTS = 400  # of a precision-recall curve, at most
 NOT_SHOWN = ("error", "key")  # columns of results.csv
 
@@ -284,7 +292,7 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_grid(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that all results of one table share."""
-    shared = {key: value for key, value in config.items() if key not in ("methods", "sources", "recipes")}
+    shared = {key: value for key, value in config.items() if key not in ("methods", "sources", "recipes", "tuned")}
     if isinstance(shared.get("protocol"), Mapping):
         grid = ("fractions", "seeds")
         shared["protocol"] = {key: value for key, value in shared["protocol"].items() if key not in grid}

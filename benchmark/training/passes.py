@@ -119,7 +119,7 @@ class Pace:
         """`per_step` is what its views are; a prior stage does not train the encoder, and goes by them."""
         self.volumes, self.passes = volumes, passes
         self.counts = stage.budget == "pretrain" and passes.countable
-        self.declared = max(1, math.ceil(volumes / per_step - SLACK))
+        self.declared = max(1, math.ceil(volumes / per_step - SLACK)) if stage.loss is not None else 0
 
     def steps(self, taken: int) -> int:
         """Steps in all, from what those `taken` have cost. Raises MethodError where they trained no encoder."""

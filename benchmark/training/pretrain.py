@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.context import Context, Progress, StoppedError
+from voxbench.benchmark.training.holdout import divided
 from voxbench.benchmark.training.moved import Moved, features_differ
 from voxbench.benchmark.training.passes import Pace, Passes
 from voxbench.benchmark.training.showcase import write_examples
 from voxbench.benchmark.training.targets import Targets, evaluating
 from voxbench.benchmark.training.train import Hooks, NonFiniteLossError, Training, optimise, start
-from voxbench.datasets.views.loader import Draw, Loader
+from voxbench.datasets.views.loader import Draw, Loader, Plain
 from voxbench.methods.base import Method, MethodError, Stage
 
 CHECKPOINT_EVERY_S = 120.0
@@ -49,7 +51,8 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
     recipe = context.config.stage_recipe(plan.method, stage.budget)
     placed(method, context.device)
     with Meter(context.device) as meter:
-        loader = _loader(context, plan, stage, method)
+        members, held_out = divided(context.bank.items, plan.members, stage.held_out, _seed(context, plan))
+        loader = _loader(context, plan, stage, method, members)
         passes = Passes(method, context.bank.batch(plan.members[:2], context.device))
         pace = Pace(stage, recipe.volumes, loader.volumes_per_step, passes)
         training = start(stage.module, recipe, pace.declared, stage.groups)
@@ -60,6 +63,7 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
             training.steps = pace.steps(training.step)
 
         def loss(draw: Draw) -> Tensor:
+            assert stage.loss is not None  # else there are no steps
             return stage.loss(batch_of(draw, loader, training.step / training.steps))
 
         hooks = Hooks(
@@ -70,7 +74,7 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         optimise(training, passes.counted(loss), loader, recipe, hooks=hooks, on_step=watch)
         passes.close()
         method.eval()
-        _finish(context, plan, stage, method, loader)
+        _finish(context, plan, stage, method, loader.plain(held_out or None))
     moved.check()
     watch.final(training)
     context.store.save_weights(plan.key, "module", stage.module.state_dict())
@@ -86,7 +90,7 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         "seed": plan.seed,
         "fold": plan.fold,
         "steps": training.steps,
-        "volumes_per_step": spent / training.steps,
+        "volumes_per_step": spent / max(1, training.steps),
         "volumes": spent,
         "volumes_forward": passes.forward,
         "encoder_moved": [moved.count(), len(moved.before)],
@@ -94,9 +98,10 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         "collapse": watch.collapse,
         "collapsed": watch.collapse is not None and watch.collapse > COLLAPSED_ABOVE,
         "n_volumes": len(plan.members),
+        "n_held_out": len(held_out),
         "n_normal_labels": len(plan.labels),
         "seconds": meter.seconds + watch.seconds_before,
-        "volumes_per_second": watch.steps_here * spent / training.steps / meter.seconds,
+        "volumes_per_second": watch.steps_here * spent / max(1, training.steps) / meter.seconds,
         "peak_memory_mb": meter.peak_memory_mb,
         "device": device_name(context.device),
         "upstream": list(plan.upstream),
@@ -105,14 +110,14 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
     }
 
 
-def _finish(context: Context, plan: StagePlan, stage: Stage, method: Method, loader: Loader) -> None:
+def _finish(context: Context, plan: StagePlan, stage: Stage, method: Method, volumes: Plain) -> None:
     """The stage's own end. Raises MethodError where it left the encoder without a difference between volumes."""
     if stage.finish is None:
         return
     some = context.bank.batch(plan.members[:DIFFERING], context.device)
     told_apart = features_differ(method.encoder, some)
     with torch.no_grad():
-        stage.finish(loader.plain())
+        stage.finish(volumes)
     if told_apart and not features_differ(method.encoder, some):
         raise ContractError("its finish left the encoder with the same features for every volume: mend it")
 
@@ -134,19 +139,24 @@ def _rebuilt(context: Context, plan: StagePlan) -> tuple[Method, Stage]:
     return method, stages[plan.index]
 
 
-def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method) -> Loader:
-    """Draws of the stage's volumes, with their targets where it has any (computing those is part of its cost)."""
+def _seed(context: Context, plan: StagePlan) -> int:
+    """Of what a stage draws."""
+    return derive_seed(plan.seed, plan.fold, context.config.method_of(plan.method), plan.name)
+
+
+def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method, members: Sequence[int]) -> Loader:
+    """Draws of the stage's `members`, with their targets where it has any (computing those is part of its cost)."""
     targets = None
     if stage.targets is not None:
         folder = context.store.stage_folder(plan.key)
-        targets = Targets(folder, stage.targets, method, context.bank, plan.members, context.device)
+        targets = Targets(folder, stage.targets, method, context.bank, members, context.device)
     return Loader(
         context.bank,
-        plan.members,
+        members,
         batch=context.config.stage_recipe(plan.method, stage.budget).batch,
         policy=context.policies["none"],
         looks=looks(context.config.augmentation, stage),
-        seed=derive_seed(plan.seed, plan.fold, context.config.method_of(plan.method), stage.name),
+        seed=_seed(context, plan),
         device=context.device,
         targets=targets,
         clean=stage.clean,

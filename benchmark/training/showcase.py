@@ -5,6 +5,8 @@ For evaluation only: nothing here flows back into training.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,15 @@ from voxbench.benchmark.settings.keys import generator
 from voxbench.benchmark.training.context import Context
 from voxbench.datasets.files import write_whole
 from voxbench.methods.base import Stage
+from voxbench.methods.parts.median import median_filter
+from voxbench.methods.parts.median_image import MedianImage
 
 Array = npt.NDArray[np.float32]
 SHOWN = 6  # volumes in a figure
 AT_ONCE = 8  # volumes in memory: full-resolution maps of many channels are large
 SCORED = 48  # volumes with a lesion in the localisation score
+MEDIAN_OF = 256  # volumes, evenly from all
+FILTER = 3  # voxels, of the difference from their median
 DRAWS = 4  # reconstructions whose differences are averaged: SparK hides other patches each time
 
 
@@ -30,8 +36,9 @@ def write_examples(context: Context, plan: StagePlan, stage: Stage) -> dict[str,
     """Writes ``examples.npz`` and returns the localisation score, where the stage and the dataset have what it takes.
 
     `localisation`: mean over volumes of the voxel average precision of the stage's residual against the lesion mask;
-    `localisation_chance`: mean share of lesion voxels, what a map without skill gets. Only labelled volumes that the
-    stage was not trained on are looked at.
+    `localisation_median`: the same of the difference from the median image of the stage's volumes, which needs no
+    training; `localisation_chance`: mean share of lesion voxels, what a map without skill gets. Only labelled volumes
+    that the stage was not trained on are looked at.
     """
     if stage.reconstruct is None:
         return {}
@@ -51,14 +58,31 @@ def write_examples(context: Context, plan: StagePlan, stage: Stage) -> dict[str,
     }
     path = context.store.stage_folder(plan.key) / "examples.npz"
     write_whole(path, lambda file: np.savez_compressed(file, **images))
-    scored = [(m, r[0]) for m, r in zip(masks, residual, strict=True) if m is not None and m.any() and not m.all()]
-    if not scored:
+    known = [i for i, mask in enumerate(masks) if mask is not None and mask.any() and not mask.all()]
+    if not known:
         return {}
+    truth = [masks[i] for i in known]
     return {
-        "localisation": float(np.mean([average_precision_score(m.ravel(), r.ravel()) for m, r in scored])),
-        "localisation_chance": float(np.mean([m.mean() for m, _ in scored])),
-        "n_localised": len(scored),
+        "localisation": _found(truth, residual[known, 0]),
+        "localisation_median": _found(truth, _untrained(context, plan, volumes[known])[:, 0]),
+        "localisation_chance": float(np.mean([mask.mean() for mask in truth])),
+        "n_localised": len(known),
     }
+
+
+def _found(masks: Sequence[Any], maps: Array) -> float:
+    """Mean over volumes of the voxel average precision of maps [N, D, H, W]."""
+    return float(np.mean([average_precision_score(m.ravel(), r.ravel()) for m, r in zip(masks, maps, strict=True)]))
+
+
+def _untrained(context: Context, plan: StagePlan, volumes: Tensor) -> Array:
+    """How far `volumes` [N, C, D, H, W] are from the median image of the stage's, filtered as residuals mostly are."""
+    every = math.ceil(len(plan.members) / MEDIAN_OF)
+    members = plan.members[::every]
+    image = MedianImage(context.bank.shape)
+    image.learn(context.bank.batch(members[i : i + AT_ONCE]) for i in range(0, len(members), AT_ONCE))
+    volumes = volumes.float().cpu()
+    return median_filter((volumes - image(volumes)).abs(), FILTER).numpy()
 
 
 def _look(stage: Stage, volumes: Tensor, rng: torch.Generator) -> tuple[Array, Array]:

@@ -43,6 +43,7 @@ class Workload:
     recipe: Recipe
     hooks: Hooks = NO_HOOKS
     groups: Sequence[Group] = ()
+    index: int | None = None  # which of the method's stages; None = fine-tuning
 
     @property
     def volumes_per_step(self) -> float:
@@ -68,7 +69,7 @@ class Speed:
 
 
 def workloads(context: Context, name: str, batch: int | None = None, *, maps: bool = True) -> Iterator[Workload]:
-    """The steps of each stage of a method, one after another, each cleared up after.
+    """The steps of each stage of a method that is trained, one after another, each cleared up after.
 
     `batch` stands in for that of the configuration. Target maps are made as in a run; without `maps` the volumes
     themselves stand in for them.
@@ -76,10 +77,12 @@ def workloads(context: Context, name: str, batch: int | None = None, *, maps: bo
     method = placed(build_method(context.config, name, context.dataset.shape, 0, None), context.device)
     stages = method.stages()
     for index, stage in enumerate(stages):
+        if stage.loss is None:
+            continue
         with ExitStack() as stack:
             _finish(context, method, stages[:index])
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            yield _of_stage(context, name, method, stage, folder if maps else None, batch)
+            yield replace(_of_stage(context, name, method, stage, folder if maps else None, batch), index=index)
 
 
 def finetuning(context: Context, batch: int | None = None) -> Workload:
@@ -204,6 +207,7 @@ def _of_stage(
     )
 
     def loss(draw: Draw) -> Tensor:
+        assert stage.loss is not None  # else it has no steps
         return stage.loss(batch_of(draw, loader))
 
     return Workload(

@@ -75,19 +75,20 @@ def start(module: nn.Module, recipe: Recipe, steps: int, own: Sequence[Group] = 
     apart = [id(p) for group in own for p in group.parameters]
     if len({*apart}) < len(apart) or not {*apart} <= {id(p) for p in trained}:
         raise ContractError("its groups name a parameter twice, or one that the stage's module does not train")
+    decay = weight_decay(recipe, steps)
     rest = Group(parameters=[p for p in trained if id(p) not in apart])
     groups = [
-        {"params": params, "weight_decay": decay, **({} if group is rest else _own(group))}
+        {"params": params, "weight_decay": own_decay, **({} if group is rest else _own(group))}
         for group in (rest, *own)
-        for params, decay in (
-            ([p for p in group.parameters if p.ndim > 1], group.decay * recipe.weight_decay),
+        for params, own_decay in (
+            ([p for p in group.parameters if p.ndim > 1], group.decay * decay),
             ([p for p in group.parameters if p.ndim <= 1], 0.0),
         )
         if params or group is rest
     ]
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == "lars":
-        optimizer = LARS(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+        optimizer = LARS(groups, lr=recipe.lr, momentum=0.9, weight_decay=decay)
     else:
         optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)  # one pass over each weight, or one launch
     return Training(module=module, optimizer=optimizer, steps=steps)
@@ -96,6 +97,17 @@ def start(module: nn.Module, recipe: Recipe, steps: int, own: Sequence[Group] = 
 def _own(group: Group) -> dict[str, Any]:
     """What the loop must know of it; no more than that, for it stands in every checkpoint."""
     return {"rate": group.rate, "steady": group.steady}
+
+
+def weight_decay(recipe: Recipe, steps: int) -> float:
+    """The recipe's, or what shrinks weights by exp(-`total_decay`) over all steps.
+
+    A decay of a step takes the rate as a factor (Loshchilov and Hutter, ICLR 2019): of a short training it leaves
+    nothing, where that of a paper's hundreds of epochs halves all weights that gradients do not hold.
+    """
+    if not recipe.total_decay:
+        return recipe.weight_decay
+    return recipe.total_decay / sum(learning_rate(recipe, step, steps) for step in range(steps))
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:

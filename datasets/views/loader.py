@@ -41,6 +41,19 @@ class Look:
         return functional.adaptive_avg_pool3d(x, (depth, height, width))
 
 
+class Plain:
+    """Volumes of a loader's bank as they are, in batches [B, C, D, H, W], each time that they are gone through."""
+
+    def __init__(self, loader: Loader, members: Sequence[int]) -> None:
+        self.loader, self.members = loader, members
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for start in range(0, len(self.members), self.loader.batch):
+            members = self.members[start : start + self.loader.batch]
+            self.loader.seen.update(members)
+            yield self.loader.bank.batch(members, self.loader.device)
+
+
 class Loader:
     """Augmented batches of `members` (positions in the bank), each epoch a fresh permutation.
 
@@ -130,12 +143,9 @@ class Loader:
                 moved = {name: look.resized(part) for name, part in zip(along, parts, strict=True)}
         return tuple(views), moved
 
-    def plain(self) -> Iterator[Tensor]:
-        """All members without augmentation, in order, in batches."""
-        for start in range(0, len(self.members), self.batch):
-            members = self.members[start : start + self.batch]
-            self.seen.update(members)
-            yield self.bank.batch(members, self.device)
+    def plain(self, members: Sequence[int] | None = None) -> Plain:
+        """All of its members, or others, without augmentation, in order, in batches."""
+        return Plain(self, self.members if members is None else members)
 
     def _generator(self, purpose: int, number: int) -> torch.Generator:
         # Mixed so that neighbouring seeds, purposes and steps have unrelated streams (Knuth's and Weyl's constants).

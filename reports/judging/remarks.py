@@ -21,6 +21,7 @@ def remarks(grid: Grid, draws: Sequence[Floats]) -> tuple[str, ...]:
         *_lacking_classes(grid),
         *_constant_scores(grid),
         *_collapsed(grid),
+        *_no_better_than_median(grid),
         *_falling(grid),
         *_starts(grid),
         *_passes(grid),
@@ -80,6 +81,22 @@ def _lacking_classes(grid: Grid) -> list[str]:
 def _collapsed(grid: Grid) -> list[str]:
     methods = {c.place.method for c in grid.scored if c.row is not None and c.row.collapsed}
     return [f"{m}: its pretraining collapsed, all volumes got nearly one embedding" for m in sorted(methods)]
+
+
+def _no_better_than_median(grid: Grid) -> list[str]:
+    """Stages whose residual finds lesions no better than what needs no training."""
+    scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for stage in grid.stages:
+        both = stage.localisation, stage.localisation_median
+        if stage.method in grid.methods and not np.isnan(both).any():
+            scores.setdefault((stage.method, stage.name), []).append(both)
+    means = {where: np.mean(found, axis=0) for where, found in sorted(scores.items())}
+    return [
+        f"{method}, stage {name}: its residual finds lesions no better than the difference from its volumes' median "
+        f"image does (voxel AUPRC {own:.2f}, median image {median:.2f})"
+        for (method, name), (own, median) in means.items()
+        if own <= median
+    ]
 
 
 def _falling(grid: Grid) -> list[str]:

@@ -17,7 +17,7 @@ from voxbench.reports.plots.style import Plot, canvas, finish
 from voxbench.reports.reading.run_folder import Stage, percent
 
 SHOWN = 6
-SCORES = ("localisation", "localisation_chance")
+SCORES = ("localisation", "localisation_median", "localisation_chance")
 ROWS = {"volume": "input", "reconstruction": "reconstruction", "residual": "residual", "mask": "true lesion"}
 
 
@@ -87,9 +87,10 @@ def _found(stages: Sequence[Stage]) -> str:
     scored = [stage for stage in stages if not math.isnan(stage.localisation)]
     if not scored:
         return ""
-    score, chance = (np.mean([getattr(stage, name) for stage in scored]) for name in SCORES)
+    score, median, chance = (float(np.mean([getattr(stage, name) for stage in scored])) for name in SCORES)
     runs = f", mean of {len(scored)} runs" if len(scored) > 1 else ""
-    return f" (voxel AUPRC against the lesion {score:.2f}{runs}, no skill {chance:.2f})"
+    beside = "" if math.isnan(median) else f", median image {median:.2f}"
+    return f" (voxel AUPRC against the lesion {score:.2f}{runs}{beside}, no skill {chance:.2f})"
 
 
 def _which(analysis: Analysis, stage: Stage) -> str:

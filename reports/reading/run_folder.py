@@ -6,9 +6,12 @@ Nothing of `private/` is read here, and nothing here knows a model or a volume.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,6 +100,7 @@ class Stage:
     collapsed: bool
     seconds: float
     localisation: float  # mean voxel AUPRC of the stage's residual against the lesion; NaN where not known
+    localisation_median: float  # the same of the difference from the median image of the stage's volumes
     localisation_chance: float
     error: str
     folder: Path
@@ -130,6 +134,7 @@ class RunFolder:
 METRICS = ("auprc", "auroc", "balanced_accuracy", "f1", "brier", "prevalence")
 PLACE = ("method", "fraction", "fold", "seed")
 ROW_COLUMNS = ("dataset", "encoder", "protocol", "status", *PLACE, "error", "key")
+PREDICTIONS = "predictions.csv"
 PREDICTION_COLUMNS = (*PLACE, "volume", "patient", "label")
 
 
@@ -148,18 +153,24 @@ def read_run(path: Path) -> RunFolder:
         dataset=dataset,
         audit=_json(path / "audit.json", needed=False),
         rows=rows,
-        units=_units(path / "predictions.csv", len(dataset.get("classes", ())), remarks),
+        units=_units(_predictions(path), len(dataset.get("classes", ())), remarks),
         stages=tuple(_stages(path / "stages", {key for row in rows for key in row.stages}, remarks)),
         remarks=tuple(remarks),
     )
+
+
+def _predictions(run: Path) -> Path:
+    """The scores; packed where the folder is an exported one."""
+    packed = run / f"{PREDICTIONS}.gz"
+    return packed if packed.is_file() and not (run / PREDICTIONS).is_file() else run / PREDICTIONS
 
 
 def _check_seals(run: Path) -> None:
     """Raises ReportError for a table that is not as `bench run` wrote it; folders of before have no seals."""
     seals = _json(run / "tables.json", needed=False)
     for name, seal in (seals if isinstance(seals, dict) else {}).items():
-        path = run / name
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != seal:
+        path = _predictions(run) if name == PREDICTIONS else run / name
+        if path.is_file() and hashlib.sha256(_content(path)).hexdigest() != seal:
             raise ReportError(
                 f"{path}: is not as `bench run` wrote it (tables.json has its checksum); run the same `bench run` "
                 "again to write it anew"
@@ -192,13 +203,23 @@ def _yaml(path: Path) -> Mapping[str, Any]:
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(io.BytesIO(_content(path)), dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ReportError(f"{path}: is no CSV ({error}); run the same `bench run` again to write it anew") from error
     lacking = [column for column in columns if column not in table.columns]
     if lacking:
         raise ReportError(f"{path}: has no column {', '.join(lacking)}; see docs/run-folder.md")
     return table.fillna("")  # a line cut short
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a table. Raises ReportError for a packed one that cannot be unpacked."""
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ReportError(f"{path}: cannot be unpacked ({error}); export the run again") from error
 
 
 def _number(text: object, path: Path, line: int, column: str) -> float:
@@ -377,6 +398,7 @@ def _stages(folder: Path, standing: Set[str], remarks: list[str]) -> Iterator[St
                 collapsed=bool(record.get("collapsed")),
                 seconds=_or_nan(record.get("seconds")),
                 localisation=_or_nan(record.get("localisation")),
+                localisation_median=_or_nan(record.get("localisation_median")),
                 localisation_chance=_or_nan(record.get("localisation_chance")),
                 error=str(record.get("error") or ""),
                 folder=path.parent,

@@ -178,6 +178,34 @@ def test_byol_target_moves_by_the_moving_average_alone_buffers_too(
                 torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("steps", "base"), [(640, 1 - 20 / 640), (10, 0.0), (20, 0.0), (10**6, 0.996)])
+def test_byol_target_remembers_a_twentieth_of_its_stage(
+    encoder: MakeEncoder, volumes: Volumes, steps: int, base: float
+) -> None:
+    method = BYOL(encoder(), BYOLOptions(), SHAPE)
+    target, online = next(method.target_projector.parameters()), next(method.projector.parameters())
+    with torch.no_grad():
+        target.fill_(0.0)
+        online.fill_(1.0)
+    (stage,) = method.stages()
+    assert stage.before_step is not None
+    assert stage.after_step is not None
+    third = steps // 3
+    stage.before_step(third / steps)
+    stage.after_step((third + 1) / steps)
+    moved = (1 - base) * (math.cos(math.pi * (third + 1) / steps) + 1) / 2
+    torch.testing.assert_close(target, torch.full_like(target, moved))
+
+
+@pytest.mark.parametrize("kind", [BYOL, SimSiam])
+def test_the_predictor_learns_faster(encoder: MakeEncoder, kind: type[BYOL] | type[SimSiam]) -> None:
+    method = kind(encoder(), kind.Options(predictor_rate=7), SHAPE)
+    (stage,) = method.stages()
+    (group,) = stage.groups
+    assert group.rate == 7
+    assert [id(p) for p in group.parameters] == [id(p) for p in method.predictor.parameters()]
+
+
 @pytest.mark.parametrize("kind", [BYOL, SimSiam, SimCLR])
 def test_a_batch_of_one_is_refused_in_one_line(encoder: MakeEncoder, volumes: Volumes, kind: type[Method]) -> None:
     with pytest.raises(MethodError, match=f"{kind.name} needs at least 2 volumes a batch, got 1"):

@@ -11,11 +11,16 @@ from pydantic import ValidationError
 from scipy.ndimage import median_filter as scipy_median
 from torch import Tensor, nn
 
+from voxbench.datasets.views.policies import policies
 from voxbench.methods.base import Batch, MethodError
 from voxbench.methods.encoders.resnet import ResNet
 from voxbench.methods.parts.autoencoder import Autoencoder
 from voxbench.methods.parts.median import median_filter
+from voxbench.methods.parts.median_image import MedianImage
 from voxbench.methods.residual import Residual, ResidualOptions
+from voxbench.methods.residual_median import ResidualMedian
+from voxbench.methods.residual_pool import ResidualPool
+from voxbench.methods.residual_pool_normal import ResidualPoolNormal
 
 Volumes = Callable[..., Tensor]
 MakeEncoder = Callable[..., ResNet]
@@ -37,7 +42,7 @@ def with_residual(encoder: ResNet, residual: Tensor, **options: object) -> Resid
     """The method, its autoencoder off by exactly `residual`."""
     shape = (1, *residual.shape[-3:])
     method = Residual(encoder, ResidualOptions.model_validate(options), shape)
-    method.prior.autoencoder = Fixed(residual)  # type: ignore[assignment]
+    method.prior.redraw = Fixed(residual)  # type: ignore[assignment]
     return method
 
 
@@ -63,7 +68,7 @@ def test_a_perfect_autoencoder_leaves_exactly_nothing(encoder: MakeEncoder, volu
     for rescale in ("normals", "volume"):
         method = with_residual(encoder(), torch.zeros(SHAPE), rescale=rescale)
         if rescale == "normals":
-            method.prior.measure([x])
+            method.prior.finish([x])
         assert not method.prior.target(x).any()
         method.prior.scale.copy_(torch.tensor([0.01, 0.3]))  # as measured on another autoencoder's residuals
         assert not method.prior.target(x).any()
@@ -76,10 +81,10 @@ def test_the_scale_is_fixed_by_the_normals(encoder: MakeEncoder, volumes: Volume
     prior, autoencoder = method.prior, method.stages()[0]
     assert autoencoder.finish is not None
     autoencoder.finish(iter([normals[:4], normals[4:]]))
-    prior.autoencoder.eval()
+    prior.redraw.eval()
     with torch.no_grad():
-        residuals = (normals - prior.autoencoder(normals)).abs().numpy()
-        residual = (later - prior.autoencoder(later)).abs()
+        residuals = (normals - prior.redraw(normals)).abs().numpy()
+        residual = (later - prior.redraw(later)).abs()
     low, high = np.percentile(residuals, [1, 99])
     np.testing.assert_allclose(prior.scale, [low, high], atol=2 / 8192)
     low, high = prior.scale
@@ -102,6 +107,71 @@ def test_the_papers_rescale_stretches_each_volume(encoder: MakeEncoder, volumes:
     assert float(fixed.prior.target(torch.zeros(1, *SHAPE)).max()) < 0.03  # the fixed scale leaves it faint
 
 
+def test_the_autoencoder_is_measured_on_volumes_held_out(encoder: MakeEncoder) -> None:
+    stage = Residual(encoder(), ResidualOptions(), SHAPE).stages()[0]
+    assert stage.held_out == 0.2
+    assert Residual(encoder(), ResidualOptions(held_out=0), SHAPE).stages()[0].held_out == 0
+    assert Residual(encoder(), ResidualOptions(rescale="volume"), SHAPE).stages()[0].held_out == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 9])
+def test_the_median_image_is_numpys_and_knows_the_others(volumes: Volumes, count: int) -> None:
+    x = volumes(count, 2, 5, 6, 7).half().float()
+    x[0] = x[1]  # ties
+    model = MedianImage((2, 5, 6, 7))
+    model.learn(iter([x[: count // 2], x[count // 2 :]]))
+    np.testing.assert_allclose(model.image, np.median(x.numpy(), axis=0), atol=1e-6)
+    assert torch.equal(model(x), model.image.expand_as(x))
+    for i, without in enumerate(model.without(x)):
+        others = torch.cat([x[:i], x[i + 1 :]])
+        assert torch.equal(without, others.median(dim=0).values)  # torch's is the lower median
+
+
+def test_the_median_image_is_a_prior_without_training(encoder: MakeEncoder, volumes: Volumes) -> None:
+    normals, later = volumes(5, *SHAPE, seed=1).half().float(), volumes(2, *SHAPE, seed=2)
+    method = Residual(encoder(), ResidualOptions(prior="median-image", median=0), SHAPE)
+    stage = method.stages()[0]
+    assert (stage.name, stage.loss, stage.held_out) == ("median-image", None, 0.0)
+    assert not [p for p in stage.module.parameters() if p.requires_grad]
+    with pytest.raises(MethodError, match="not finished"):
+        method.prior.target(later)
+    assert stage.finish is not None
+    stage.finish([normals[:3], normals[3:]])
+    apart = [(x - torch.cat([normals[:i], normals[i + 1 :]]).median(0).values).abs() for i, x in enumerate(normals)]
+    low, high = np.percentile(torch.stack(apart), [1, 99])
+    np.testing.assert_allclose(method.prior.scale, [low, high], atol=2 / 8192)
+    left = (later - normals.median(0).values).abs()
+    torch.testing.assert_close(method.prior.target(later), ((left - low) / (high - low)).clamp(0, 1), atol=2e-3, rtol=0)
+    again = Residual(encoder(), ResidualOptions(prior="median-image", median=0), SHAPE)
+    again.stages()[0].module.load_state_dict(stage.module.state_dict())
+    assert torch.equal(again.prior.target(later), method.prior.target(later))
+
+
+@pytest.mark.parametrize(
+    ("prior_cohort", "cohort"), [("normal", "normal"), ("pool", "all"), ("pool+normal", "all+normal")]
+)
+def test_whom_the_prior_learns_from(encoder: MakeEncoder, prior_cohort: str, cohort: str) -> None:
+    for prior in ("autoencoder", "median-image"):
+        options = ResidualOptions.model_validate({"prior": prior, "prior_cohort": prior_cohort})
+        first, second = Residual(encoder(), options, SHAPE).stages()
+        assert (first.cohort, second.cohort) == (cohort, "all")
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    [
+        (ResidualPool, {"prior_cohort": "pool"}),
+        (ResidualPoolNormal, {"prior_cohort": "pool+normal"}),
+        (ResidualMedian, {"prior": "median-image"}),
+    ],
+)
+def test_a_variant_is_residual_but_for_what_its_name_says(kind: type[Residual], chosen: dict[str, str]) -> None:
+    assert kind.variant and not Residual.variant
+    assert kind.Options().model_dump() == {**ResidualOptions().model_dump(), **chosen}
+    with pytest.raises(ValidationError):
+        kind.Options.model_validate(dict.fromkeys(chosen, "normal"))
+
+
 def test_targets_before_the_autoencoder_is_finished_are_refused(encoder: MakeEncoder, volumes: Volumes) -> None:
     method = Residual(encoder(), ResidualOptions(), SHAPE)
     with pytest.raises(MethodError, match="not finished"):
@@ -113,11 +183,11 @@ def test_targets_before_the_autoencoder_is_finished_are_refused(encoder: MakeEnc
 def test_targets_use_running_statistics_and_leave_the_mode_alone(encoder: MakeEncoder, volumes: Volumes) -> None:
     x = volumes(4, *SHAPE)
     method = Residual(encoder(), ResidualOptions(), SHAPE)
-    method.prior.measure([x])
+    method.prior.finish([x])
     state = {k: v.clone() for k, v in method.prior.state_dict().items()}
     together, alone = method.prior.target(x), method.prior.target(x[:1])
     torch.testing.assert_close(together[:1], alone)
-    assert method.prior.autoencoder.training
+    assert method.prior.redraw.training
     assert all(torch.equal(v, state[k]) for k, v in method.prior.state_dict().items())
 
 
@@ -159,11 +229,17 @@ def test_losses_by_numpy(encoder: MakeEncoder, volumes: Volumes, kind: str) -> N
     assert loss == pytest.approx(expected.mean(), rel=1e-4)
 
 
-def test_the_autoencoder_learns_by_l1_from_normals_unaugmented(encoder: MakeEncoder, volumes: Volumes) -> None:
+def test_the_autoencoder_learns_by_l1_from_normals_moved_a_little(encoder: MakeEncoder, volumes: Volumes) -> None:
     offset = 0.25 * torch.ones(SHAPE)
     method = with_residual(encoder(), offset)
     first, second = method.stages()
-    assert (first.cohort, first.augmentation, first.budget) == ("normal", "none", "prior")
+    assert (first.cohort, first.budget) == ("normal", "prior")
+    (view,) = first.looks
+    strengths = policies({view.augmentation: dict(view.strengths)})[view.augmentation].strengths
+    assert strengths.rotation > 0 and strengths.scale != (1.0, 1.0) and strengths.affine_probability > 0
+    assert strengths.flip_probability == strengths.intensity_probability == strengths.noise_probability == 0
+    (plain,) = Residual(encoder(), ResidualOptions(augment=False), SHAPE).stages()[0].looks
+    assert plain.augmentation == "none"
     assert (second.cohort, second.augmentation, second.budget) == ("all", "geometric", "pretrain")
     batch = Batch(views=(volumes(2, *SHAPE),), target=None, rng=torch.Generator())
     assert first.loss(batch).item() == pytest.approx(0.25, rel=1e-5)

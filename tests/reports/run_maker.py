@@ -231,7 +231,11 @@ class RunMaker:
                 "seen": [],
                 "error": None,
                 "traceback": None,
-                **({"localisation": 0.31, "localisation_chance": 0.04} if method == "residual" else {}),
+                **(
+                    {"localisation": 0.31, "localisation_median": 0.27, "localisation_chance": 0.04}
+                    if method == "residual"
+                    else {}
+                ),
             },
         )
         if method in ("residual", "spark"):

@@ -284,3 +284,32 @@ class DrawnAnew(Right):
         generator = torch.Generator()
         generator.seed()
         self.register_buffer("anchor", torch.randn(8, generator=generator))
+
+
+class NothingTrained(Right):
+    name = "nothing-trained"
+
+    def stages(self):
+        return (self.stage(loss=None, embed=None),)
+
+
+class HoldsOutForNothing(Right):
+    name = "holds-out-for-nothing"
+
+    def stages(self):
+        return (self.stage(held_out=0.2),)
+
+
+class ForgetsItsImage(Right):
+    name = "forgets-its-image"
+    image = torch.tensor(0.0)
+
+    def stages(self):
+        prior = Stage(
+            name="image", module=self.head, loss=None, budget="prior", finish=self.finish,
+            reconstruct=lambda x, _: self.image.expand_as(x),
+        )  # fmt: skip
+        return (prior, self.stage())
+
+    def finish(self, volumes):
+        self.image = torch.stack([batch.mean() for batch in volumes]).mean()

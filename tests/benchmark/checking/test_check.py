@@ -55,6 +55,9 @@ MISTAKES = {
     "HiddenPasses": "for each volume of its views 8 pass forward and backward",
     "HalfLoss": "it is torch.bfloat16: compare in float32",
     "TrainsInPrior": "its budget is 'prior', and it trained the encoder",
+    "NothingTrained": "it has no loss, so nothing is trained: then it has a finish, and budget='prior'",
+    "HoldsOutForNothing": "it holds volumes out, and has no finish",
+    "ForgetsItsImage": "saved and loaded, its figure is .*parameters and buffers",
     "DrawnAnew": "anchor differs from one making to the next",
 }
 Check = Callable[..., list[Verdict]]
@@ -90,7 +93,9 @@ def test_a_mistake_is_named(check: Check, mistake: str) -> None:
     assert all("\n" not in one.said for one in found)
 
 
-@pytest.mark.parametrize("method", ["simclr", "byol", "simsiam", "residual", "spark", "supervised", "random-encoder"])
+@pytest.mark.parametrize(
+    "method", ["simclr", "byol", "simsiam", "residual", "residual-median", "spark", "supervised", "random-encoder"]
+)
 def test_no_alarm_for_our_own_methods(check: Check, method: str) -> None:
     stride = 1 if method == "spark" else 2  # at 16^3 a larger one leaves one patch
     found = check(method, *RESNET, "encoder.stem_kernel=3", f"encoder.stem_stride={stride}")

@@ -111,6 +111,23 @@ def test_what_the_loaders_served_is_checked_too(planned: Planned) -> None:
     assert "not the planned test part" in audit_seen(run.plan, run.bank, [partial]).findings[0].what
 
 
+def test_copies_are_not_looked_for_where_they_are_of_no_use(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search takes minutes of a large data set: not where it is off, nor where no cell is of an earlier plan."""
+    run = planned(methods="simclr", settings=("audit.near_duplicates=off",))
+    looked: list[str] = []
+    monkeypatch.setattr(VolumeBank, "copies", property(lambda bank: looked.append("for copies") or []))
+    hashes = run.bank.hashes
+    key, cell = next(iter(run.plan.cells.items()))
+    parts = {"train": [hashes[cell.train[0]]], "val": [], "test": [hashes[i] for i in cell.test]}
+    seen = Served(key=key, name="cell", parts=parts, stages={})
+    audit_seen(run.plan, run.bank, [seen])
+    earlier = dataclasses.replace(seen, key="earlier", parts={**parts, "test": parts["test"][1:]})
+    audit_seen(run.plan, run.bank, [earlier], copies=False)
+    assert not looked
+    audit_seen(run.plan, run.bank, [earlier])
+    assert looked
+
+
 TWINS = """
 from voxbench.datasets.sinus.phantom import SinusPhantom
 

@@ -58,6 +58,35 @@ def test_strict_spends_only_the_fraction_and_paper_says_what_it_spends(planned: 
     assert all(len(c.val) > len(s.val) for c, s in zip(paper.cells.values(), strict.cells.values(), strict=True))
 
 
+def test_a_prior_of_the_pool_spends_no_label_and_one_of_both_those_of_the_normals(planned: Planned) -> None:
+    run = planned(methods="residual,residual-pool,residual-pool-normal,residual-median", fractions="0.2")
+    pool = {i for i, item in enumerate(run.bank.items) if item.label is None}
+    cells = {(cell.method, cell.fold): cell for cell in run.plan.cells.values()}
+    for fold in range(3):
+        normals = set(cells["residual", fold].normals)
+        spent = {name: set(cells[name, fold].normals) for name in run.config.methods}
+        assert normals and spent == {
+            "residual": normals, "residual-pool": set(), "residual-pool-normal": normals, "residual-median": normals,
+        }  # fmt: skip
+        prior = {name: run.plan.stages[cells[name, fold].stages[0]] for name in run.config.methods}
+        assert set(prior["residual-pool"].members) == pool
+        assert set(prior["residual-pool-normal"].members) == pool | normals
+        assert prior["residual-median"].volumes == 0
+    both = planned(methods="residual-pool-normal", fractions="0.2", settings=("dataset.pool_patients=0",)).plan
+    assert not any(cell.normals for cell in both.cells.values())  # the training part is seen without its labels
+
+
+def test_what_a_stage_that_trains_nothing_does_not_use_is_not_in_its_key(planned: Planned) -> None:
+    def keys(method: str, *settings: str) -> list[str]:
+        plan = planned(methods=method, fractions="1.0", settings=settings).plan
+        return [stage.key for stage in plan.stages.values() if stage.index == 0]
+
+    assert keys("residual-median", "prior.volumes=24") == keys("residual-median", "prior.volumes=32")
+    assert keys("residual", "prior.volumes=24") != keys("residual", "prior.volumes=32")
+    assert keys("residual", "augmentation.geometric.rotation=3") != keys("residual")
+    assert keys("residual", "augmentation.contrastive.rotation=3") == keys("residual")
+
+
 def test_pretraining_that_sees_no_label_is_shared_by_folds_and_fractions(planned: Planned) -> None:
     shared = planned(methods="simclr", fractions="0.2,1.0", settings=("protocol.pretrain_per_fold=false",)).plan
     assert len(shared.stages) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,6 +190,26 @@ def test_stage_with_too_few_volumes_costs_no_pretraining(bench: Bench, planned: 
     rows = pd.read_csv(tmp_path / "run" / "results.csv")
     assert set(rows[rows.method == "supervised"].status) == {"ok"}
     assert (rows[rows.method == "residual"].status == "failed").sum() == len(short)
+
+
+def test_a_prior_without_training_runs_to_its_row(bench: Bench, tmp_path: Path) -> None:
+    given = {"methods": "residual-median,residual-pool,supervised", "fractions": "1.0", "folds": 2}
+    assert bench(**given) == 0
+    rows = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert set(rows.status) == {"ok"}
+    spent = rows.groupby("method").n_normal_labels.min()
+    assert spent["residual-median"] > 0 and spent["residual-pool"] == 0
+    records = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("stages/*/stage.json")]
+    priors = {one["stage"]: one for one in records if one["stage"] in ("median-image", "autoencoder")}
+    assert (priors["median-image"]["steps"], priors["median-image"]["n_held_out"]) == (0, 0)
+    assert (
+        0
+        < priors["autoencoder"]["n_held_out"]
+        < priors["autoencoder"]["n_volumes"]
+        == len(priors["autoencoder"]["seen"])
+    )
+    assert all(one["localisation_median"] >= one["localisation_chance"] > 0 for one in priors.values())
+    assert bench(**given, dry_run=True) == 0
 
 
 def test_small_pool_is_joined_by_the_training_part(planned: Planned) -> None:

@@ -48,6 +48,10 @@ def test_a_resolved_configuration_resolves_to_itself() -> None:
         ("protocol.fractions=[0.1,2]", r"protocol\.fractions\.1: input should be less than or equal to 1"),
         ("dataset.name=sinus-fantom", "no dataset is called 'sinus-fantom': did you mean sinus-phantom"),
         ("augmentation.contrastiv.noise=[0,1]", "contrastive"),
+        (
+            "pretrain={optimizer: lars, weight_decay: 0.1, total_decay: 1}",
+            "pretrain: value error, total_decay is of adamw",
+        ),
         ("recipes.simcrl.pretrain.lr=1", r"recipes\.simcrl: no such method: did you mean simclr"),
         ("recipes.simclr.pretrein.lr=1", r"recipes\.simclr\.pretrein: no such setting: did you mean pretrain"),
         ("recipes.simclr.pretrain.ls=1", r"recipes\.simclr\.pretrain\.ls: no such setting: did you mean lr"),

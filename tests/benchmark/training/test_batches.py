@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.settings.config import Recipe
 from voxbench.benchmark.training import pretrain
 from voxbench.benchmark.training.batches import batch_of, looks
-from voxbench.benchmark.training.train import Hooks, learning_rate, optimise, start
+from voxbench.benchmark.training.train import Hooks, learning_rate, optimise, start, weight_decay
 from voxbench.datasets.sinus.phantom import SinusPhantom
 from voxbench.datasets.views.loader import Loader
 from voxbench.datasets.views.policies import policies
@@ -121,6 +122,19 @@ def test_groups_have_their_own_rate_and_decay_and_a_hook_may_change_gradients(ba
     assert not torch.equal(still.bias, torch.zeros(8))
     with pytest.raises(MethodError, match="groups name a parameter twice"):
         start(net, recipe, 3, (groups[0], groups[0]))
+
+
+@pytest.mark.parametrize("steps", [3, 40])
+def test_the_decay_of_a_whole_training_does_not_depend_on_its_length(bank: VolumeBank, steps: int) -> None:
+    """Without gradients weights end at exp(-1) of their start, to the error of finite steps."""
+    recipe = Recipe(lr=0.01, batch=4, weight_decay=7.0, total_decay=1.0)
+    net = nn.Sequential(nn.AvgPool3d(8), nn.Flatten(), nn.Linear(64, 8))
+    before = net[2].weight.detach().clone()
+    training = start(net, recipe, steps)
+    optimise(training, lambda draw: 0 * net(draw.views[0]).sum(), loader(bank, stage()), recipe)
+    exact = math.prod(1 - learning_rate(recipe, step, steps) * weight_decay(recipe, steps) for step in range(steps))
+    torch.testing.assert_close(net[2].weight.detach(), exact * before)
+    assert exact == pytest.approx(math.exp(-1), rel=0.04 if steps == 40 else 0.5)
 
 
 def test_a_steady_group_keeps_the_highest_rate_while_the_others_follow_the_schedule(bank: VolumeBank) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import median_filter as scipy_median
+from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from voxbench.benchmark.commands.run import Arguments, configuration
@@ -16,6 +18,8 @@ from voxbench.benchmark.running.setup import Setup, prepare_bank
 from voxbench.benchmark.training.context import Context
 from voxbench.benchmark.training.showcase import write_examples
 from voxbench.methods.base import Batch, Stage
+
+POOL = (-2, -1)  # the last volumes of the bank: of the pool
 
 
 @pytest.fixture
@@ -27,7 +31,8 @@ def context(arguments: Callable[..., Arguments]) -> Context:
         return opened
 
 
-def plan(members: tuple[int, ...] = ()) -> StagePlan:
+def plan(members: tuple[int, ...] | None = None) -> StagePlan:
+    members = POOL if members is None else members
     return StagePlan(
         key="key", method="m", index=0, name="s", seed=0, fold=None, members=members, labels=(), upstream=(), volumes=1
     )
@@ -76,6 +81,22 @@ def test_of_a_reconstruction_the_difference_is_scored(context: Context, tmp_path
     with np.load(context.store.stage_folder("key") / "examples.npz") as images:
         assert {"volume", "reconstruction", "residual", "mask"} <= set(images)
         assert np.array_equal(images["volume"], images["reconstruction"])
+
+
+def test_the_median_image_is_scored_beside_it(context: Context) -> None:
+    """By scipy and numpy, from the volumes of the stage."""
+    members = tuple(i for i, item in enumerate(context.bank.items) if item.label in (0, None))
+    found = write_examples(context, plan(members), stage(lambda v, _: torch.zeros_like(v)))
+    image = np.median(context.bank.batch(members).numpy(), axis=0)[0]
+    scores = []
+    for i, item in enumerate(context.bank.items):
+        mask = context.dataset.lesion_mask(item)
+        if item.label == 1 and mask is not None:
+            apart = scipy_median(np.abs(context.bank.batch([i]).numpy()[0, 0] - image), 3, mode="nearest")
+            scores.append(average_precision_score(mask.ravel(), apart.ravel()))
+    assert 0 < len(scores) <= 48
+    assert found["localisation_median"] == pytest.approx(np.mean(scores), abs=1e-3)
+    assert found["localisation_median"] > found["localisation_chance"]
 
 
 def test_volumes_of_the_stage_are_not_shown(context: Context) -> None:

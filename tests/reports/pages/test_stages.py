@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from voxbench.reports.judging.analysis import Analysis, analyse
+from voxbench.reports.judging.remarks import remarks
 from voxbench.reports.pages.report import write_report
 from voxbench.reports.plots.examples import examples
 from voxbench.reports.plots.pretraining import pretraining
@@ -57,8 +58,8 @@ def test_a_failed_stage_of_failed_cells_is_shown(make_run: MakeRun) -> None:
 def test_localisation_is_the_mean_of_a_stages_runs_and_its_slices_are_named(make_run: MakeRun) -> None:
     run = make_run(**SMALL, fractions=(0.1, 1.0))
     (shared,) = examples(analysed(run))
-    assert shared.title == (
-        "residual: pretrain (voxel AUPRC against the lesion 0.31, no skill 0.04); slices: seed 0"  # of all its cells
+    assert shared.title == (  # seed 0 of all its cells
+        "residual: pretrain (voxel AUPRC against the lesion 0.31, median image 0.27, no skill 0.04); slices: seed 0"
     )
     for fraction in (0.1, 1.0):
         for fold in (0, 1):
@@ -67,9 +68,21 @@ def test_localisation_is_the_mean_of_a_stages_runs_and_its_slices_are_named(make
             change(run / "cells" / "residual" / f"residual-{fraction}-{fold}-0.json", stages=[key])
     (plot,) = examples(analysed(run))
     assert plot.title == (
-        "residual: pretrain (voxel AUPRC against the lesion 0.45, mean of 4 runs, no skill 0.05); "
+        "residual: pretrain (voxel AUPRC against the lesion 0.45, mean of 4 runs, median image 0.27, no skill 0.05); "
         "slices: 10 % of the labels, fold 0, seed 0"
     )
+
+
+def test_a_stage_that_the_median_image_beats_is_a_remark(make_run: MakeRun) -> None:
+    run = make_run(**SMALL)
+    said = "residual, stage pretrain: its residual finds lesions no better than"
+    assert not any(said in remark for remark in remarks(analysed(run).grid, []))
+    change(run / "stages" / "residual-stage" / "stage.json", localisation=0.25)
+    (remark,) = (remark for remark in remarks(analysed(run).grid, []) if said in remark)
+    assert "voxel AUPRC 0.25, median image 0.27" in remark
+    change(run / "stages" / "residual-stage" / "stage.json", localisation_median=None)  # of an earlier version
+    assert not any(said in remark for remark in remarks(analysed(run).grid, []))
+    assert "median image" not in examples(analysed(run))[0].title
 
 
 def test_results_without_their_record_are_said(make_run: MakeRun) -> None:
