@@ -105,9 +105,17 @@ def run(
         ProtocolName | None,
         typer.Option(help="strict: a method spends only its fraction's labels. paper: as Bhattacharya et al. 2024."),
     ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="finetune, linear (frozen features, logistic regression), knn; several with commas between."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting of the configuration: --set finetune.lr=0.001."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="A method once with each value, a row a value: --sweep methods.residual.median=0,3,5."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Run folder; the same command again skips what is done.")] = Path(
         "runs/run"
@@ -180,6 +188,8 @@ def run(
         executor=executor.value,
         slurm=tuple(slurm or ()),
         retries=retries,
+        evaluate=evaluate,
+        sweeps=tuple(sweep or ()),
     )
     with suppress(KeyboardInterrupt):
         raise typer.Exit(command_run.execute(given, console))

@@ -65,6 +65,13 @@ class Encoder(nn.Module, ABC):
         del x, visible, token
         raise MethodError(f"encoder {self.name} has no embeddings to put a mask token in (token_width is None)")
 
+    def layers(self) -> Sequence[Sequence[nn.Module]]:
+        """Its modules in the order in which a volume passes them, a group a layer, for `finetune.layer_decay`.
+
+        () = not told: then all of it is one layer.
+        """
+        return ()
+
     def pooled(self, x: Tensor) -> Tensor:
         """[B, F] of the volumes: the mean of the coarsest level, unless an encoder has its own (a class token)."""
         return self.pyramid(x)[-1].mean(dim=(2, 3, 4))  # [B, F, d, h, w] -> [B, F]

@@ -29,8 +29,17 @@ from voxbench.benchmark.running.stop import Stop
 from voxbench.benchmark.running.work import Job
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import build_dataset
-from voxbench.benchmark.settings.config import Config, Runtime, parse_setting, presets, read_preset, resolve
+from voxbench.benchmark.settings.config import (
+    Config,
+    Runtime,
+    parse_setting,
+    presets,
+    read_preset,
+    resolve,
+    split_variant,
+)
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.sweep import swept, with_variants
 from voxbench.datasets.base import Dataset
 from voxbench.datasets.files import cause
 from voxbench.datasets.machine import cache_folder
@@ -63,6 +72,8 @@ class Arguments:
     executor: Literal["local", "slurm"] = "local"
     slurm: tuple[str, ...] = ()
     retries: int = 1
+    evaluate: str | None = None
+    sweeps: tuple[str, ...] = ()
 
 
 def execute(given: Arguments, console: Console) -> int:
@@ -228,6 +239,7 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         "seeds": seed_list(given.seeds),
         "folds": given.folds,
         "name": given.protocol,
+        "evaluate": None if given.evaluate is None else [word.strip() for word in given.evaluate.split(",")],
     }
     flags["protocol"] = {key: value for key, value in protocol.items() if value is not None}
     preset = read_preset(given.preset)
@@ -235,6 +247,8 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         raise BenchError(f"preset {given.preset}: dataset: expected a mapping with a name")
     layers = [preset, flags, *(parse_setting(text) for text in given.settings)]
     methods = _methods(given.methods, yardsticks=given.yardsticks)
+    methods, variants = with_variants(methods, layers, swept(given.sweeps))
+    layers.append({"methods": variants})
     config = resolve(layers, methods)
     asked = layers[1:] if given.preset in presets() else layers  # a built-in preset's one seed is meant for folds
     if not any("seeds" in layer.get("protocol", {}) for layer in asked) and _one_split(config, root):
@@ -288,7 +302,7 @@ def _methods(text: str, *, yardsticks: bool) -> Sequence[str]:
     known = [name for name in known if not registry.load("methods", name).variant]
     chosen = list(dict.fromkeys(each for name in names for each in (known if name == "all" else [name])))
     if not yardsticks:
-        chosen = [spec for spec in chosen if registry.load("methods", spec).role != "yardstick"]
+        chosen = [spec for spec in chosen if registry.load("methods", split_variant(spec)[0]).role != "yardstick"]
     if not chosen:
         raise BenchError(f"--methods {text}: --no-yardsticks leaves none of them: name a method, or leave it out")
     return chosen

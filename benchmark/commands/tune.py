@@ -77,7 +77,8 @@ def searched(given: Arguments, asked: Searched, console: Console) -> Search:
         raise BenchError("--encoder: settings are searched under one encoder at a time: name one")
     if not 0 < asked.fraction <= 1:
         raise BenchError(f"--fraction {asked.fraction:g}: a share of the labels is above 0 and at most 1, e.g. 0.1")
-    protocol = config.protocol.model_copy(update={"fractions": (asked.fraction,), "seeds": asked.seeds})
+    grid = {"fractions": (asked.fraction,), "seeds": asked.seeds, "evaluate": ("finetune",)}
+    protocol = config.protocol.model_copy(update=grid)
     config = config.model_copy(update={"protocol": protocol, "tuned": None})
     with StepProgress(console, "reading volumes") as progress:
         bank = prepare_bank(config, runtime, progress)

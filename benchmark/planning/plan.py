@@ -11,13 +11,14 @@ from voxbench.benchmark.planning.stages import checked_stages, made_by
 from voxbench.benchmark.planning.start import Start, start_of
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import Shape, blamed, build_encoder, build_method
-from voxbench.benchmark.settings.config import Config
+from voxbench.benchmark.settings.config import OWN, Config
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed, digest
 from voxbench.datasets.base import Dataset, DatasetError, Item
 from voxbench.datasets.splits import PARTS, Fold, cross_validation, fraction_of, official_fold
 from voxbench.methods.base import Method, MethodError, Predictor, Role, Stage, Volumes
 
+DIAGNOSED = 400  # labelled volumes at most by which it is asked whether a stage learnt
 MIN_MEMBERS = 2  # volumes of a pretraining stage: batch statistics and pairs need more than one
 
 
@@ -35,6 +36,8 @@ class StagePlan:
     labels: tuple[int, ...]  # the members whose labels decided that they are members
     upstream: tuple[str, ...]  # keys of the stages before it, in order
     volumes: int  # its budget: volumes that pass forward and backward; 0 where nothing is trained
+    diagnosed: tuple[int, ...] = ()  # labelled volumes of the training part by which it is asked whether it learnt
+    mapped: bool = False  # whether a map of its features is made: of one run of a stage that suffices
 
     @property
     def title(self) -> str:
@@ -45,7 +48,10 @@ class StagePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:
-    """One fine-tuning, or fit of a method's own predictor, with its test. Positions are in the dataset's items."""
+    """One fine-tuning or fit of a predictor, on frozen features or a method's own, with its test.
+
+    Positions are in the dataset's items.
+    """
 
     key: str
     method: str
@@ -60,7 +66,7 @@ class CellPlan:
     replicate: int | None  # the fold that the encoder's initialisation belongs to
     hopeless: str | None  # why it cannot give a result: known before any time is spent on its stages
     role: Role = "method"
-    predictor: bool = False  # whether the method is fitted, in place of fine-tuning
+    evaluation: str = "finetune"  # or "linear", "knn"; "own" of a method with a predictor of its own
     pool: tuple[int, ...] = ()  # what that fit may see beside its labelled volumes
     source: str | None = None  # of a third party's method: its code, and what it read
     start: str = ""  # what the encoder starts from, where that is not the common initialisation
@@ -68,7 +74,13 @@ class CellPlan:
     @property
     def name(self) -> str:
         """For a person."""
-        return f"{self.method} {self.fraction:.0%} fold {self.fold} seed {self.seed}"
+        by = "" if self.evaluation in ("finetune", OWN) else f" {self.evaluation}"
+        return f"{self.method}{by} {self.fraction:.0%} fold {self.fold} seed {self.seed}"
+
+    @property
+    def trained(self) -> bool:
+        """Whether a network is; else something is fitted on numbers of each volume."""
+        return self.evaluation == "finetune"
 
 
 @dataclass(kw_only=True)
@@ -212,7 +224,7 @@ class _Planner:
         except (MethodError, BenchError) as error:
             self.plan.skipped[method] = f"{error}: left out"
             return
-        if built.encoder_free and method != self.config.method_of(method):
+        if built.encoder_free and "@" in method:
             return  # its row is the same under each encoder
         if self.dataset.normal is None and any(stage.cohort != "all" for stage in stages):
             self.plan.skipped[method] = (
@@ -270,65 +282,69 @@ class _Planner:
         for index, stage in enumerate(stages):
             members, labels = _cohort(stage, unlabelled, normals)
             planned = self._stage(method, index, stage, seed, replicate, members, labels, tuple(keys))
-            self.plan.stages[planned.key] = planned
+            if stage.budget == "pretrain" and planned.key not in self.plan.stages:
+                mapped = seed == self.config.protocol.seeds[0] and number == 0
+                planned = replace(planned, diagnosed=self._diagnosed(fold, draw), mapped=mapped)
+            self.plan.stages.setdefault(planned.key, planned)
             keys.append(planned.key)
-        predictor = isinstance(built, Predictor)
         pool = unlabelled if isinstance(built, Predictor) and built.learns_from_pool else ()
-        key = digest(
-            {
-                "version": RESULT_VERSION,
-                "data": self.fingerprint,
-                "encoder": self.config.encoder_of(method).identity("encoders"),
-                "members": [train, val, fold.test],
-                "cell": [self.config.method_of(method), protocol.name, share, number, seed, replicate],
-                "stages": keys,
-                **(self._fitted(method, pool) if predictor else self._finetuned(method, keys)),
-            }
-        )
-        self.plan.cells[key] = CellPlan(
-            key=key,
-            method=method,
-            fraction=share,
-            fold=number,
-            seed=seed,
-            train=train,
-            val=val,
-            test=fold.test,
-            stages=tuple(keys),
-            normals=tuple(sorted({i for key in keys for i in self.plan.stages[key].labels})),
-            replicate=replicate,
-            hopeless=self._missing_class(share, number, train) or self._too_few(share, number, keys),
-            role=built.role,
-            predictor=predictor,
-            pool=pool,
-            source=self._source(method),
-            start=self.starts[method].said,
-        )
+        for evaluation in (OWN,) if isinstance(built, Predictor) else protocol.evaluate:
+            key = digest(
+                {
+                    "version": RESULT_VERSION,
+                    "data": self.fingerprint,
+                    "encoder": self.config.encoder_of(method).identity("encoders"),
+                    "members": [train, val, fold.test],
+                    "cell": [self.config.method_of(method), protocol.name, share, number, seed, replicate],
+                    "stages": keys,
+                    **self._judged(evaluation, method, keys, pool),
+                }
+            )
+            self.plan.cells[key] = CellPlan(
+                key=key,
+                method=method,
+                fraction=share,
+                fold=number,
+                seed=seed,
+                train=train,
+                val=val,
+                test=fold.test,
+                stages=tuple(keys),
+                normals=tuple(sorted({i for key in keys for i in self.plan.stages[key].labels})),
+                replicate=replicate,
+                hopeless=self._missing_class(share, number, train) or self._too_few(share, number, keys),
+                role=built.role,
+                evaluation=evaluation,
+                pool=pool,
+                source=self._source(method),
+                start=self.starts[method].said,
+            )
 
     def _identity(self, method: str, built: Method) -> list[Any]:
         """Its file or package, its options, and what it read: weights and whatever it has a digest of."""
         source = registry.source_digest("methods", self.config.method_spec(method))
         read = [part for part in (self.starts[method].digest, built.digest()) if part]
-        return [source, self.config.methods[self.config.method_of(method)], *read]
+        return [source, self.config.options_of(method), *read]
 
     def _source(self, method: str) -> str | None:
         """Of a cell's record: a cell of another source is not shown beside those of this one."""
         source, _, *read = self.own[method]
         return " ".join([source or "", *read]).strip() or None
 
-    def _finetuned(self, method: str, stages: Sequence[str]) -> dict[str, Any]:
-        """What decides a fine-tuning, in its key. A method's own part is in the keys of its stages; without any, it
-        may have set the encoder's weights as it was made."""
+    def _judged(self, evaluation: str, method: str, stages: Sequence[str], pool: tuple[int, ...]) -> dict[str, Any]:
+        """What decides an evaluation, in its cell's key. A method's own part is in the keys of its stages; without any,
+        it may have set the encoder's weights as it was made."""
+        if evaluation == OWN:
+            return {"predictor": self.own[method], "pool": pool}
         own = [] if stages else [part for part in self.own[method] if part]
+        of_method = {"method": own} if own else {}
+        if evaluation != "finetune":
+            return {"evaluation": evaluation, **of_method}
         return {
             "finetune": self.config.finetune_recipe(method).model_dump(mode="json"),
             "augmentation": self.config.augmentation.get("finetune", {}),
-            **({"method": own} if own else {}),
+            **of_method,
         }
-
-    def _fitted(self, method: str, pool: tuple[int, ...]) -> dict[str, Any]:
-        """What decides a method's own predictor, in its cell's key."""
-        return {"predictor": self.own[method], "pool": pool}
 
     def _stage(
         self,
@@ -367,6 +383,11 @@ class _Planner:
             upstream=upstream,
             volumes=recipe.volumes if stage.loss is not None else 0,
         )
+
+    def _diagnosed(self, fold: Fold, draw: int) -> tuple[int, ...]:
+        """Of the fold's training part, whatever the fraction; of the first fold where a stage is of all folds."""
+        share = min(1.0, DIAGNOSED / max(1, len(fold.train)))
+        return tuple(fraction_of(self.items, fold.train, share, draw))
 
     def _unlabelled(self, fold: Fold) -> tuple[int, ...]:
         """The pool less the volumes of people who are tested (one side may be labelled).

@@ -94,7 +94,7 @@ class Grid(_Model):
     def narrowed(self, keys: Iterable[str]) -> Config:
         """A configuration whose plan has these jobs and few others: planning a whole grid for one cell takes long."""
         entries = [self.jobs[key] for key in keys]
-        methods = {entry.method for entry in entries}
+        methods = {entry.method.partition("@")[0] for entry in entries}
         protocol = self.config.protocol.model_copy(
             update={
                 "fractions": tuple(sorted({entry.fraction for entry in entries})),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.results import current_cells, slot_of, write_tables
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.settings.assemble import build_dataset
-from voxbench.benchmark.settings.config import Config, OwnRecipes, Runtime, merge
+from voxbench.benchmark.settings.config import Config, Evaluation, OwnRecipes, Runtime, merge
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION
 from voxbench.datasets.base import Dataset
@@ -163,6 +163,8 @@ class Run:
                 data.setdefault("tuned", earlier["tuned"])
             for key, name in (("fractions", "fraction"), ("seeds", "seed")):
                 data["protocol"][key] = sorted({*(names[name] for names in found), *data["protocol"][key]})
+            judged = {names.get("evaluation", "finetune") for names in found} | {*data["protocol"]["evaluate"]}
+            data["protocol"]["evaluate"] = [name for name in get_args(Evaluation) if name in judged]
         self.store.write_yaml("config.yaml", data)
 
     def audit_before(self) -> None:
@@ -209,10 +211,11 @@ class Run:
 
     def _served(self, cell: Mapping[str, Any]) -> Served:
         records = {key: self.store.stage(key) for key in cell["stages"]}
-        method, fraction, fold, seed = slot_of(cell)
+        method, fraction, fold, seed, evaluation = slot_of(cell)
+        by = "" if evaluation == "finetune" else f" {evaluation}"
         return Served(
             key=cell["key"],
-            name=f"{method} {fraction:.0%} fold {fold} seed {seed}",
+            name=f"{method}{by} {fraction:.0%} fold {fold} seed {seed}",
             parts=cell["seen"],
             stages={key: record["seen"] for key, record in records.items() if record and _ok(record)},
         )
@@ -244,7 +247,7 @@ def effort(run: Run) -> dict[str, float]:
     """Expected effort a job, in volumes that pass through a network: weights for a progress bar."""
     efforts = {key: float(stage.volumes) for key, stage in run.plan.stages.items()}
     for key, cell in run.plan.cells.items():
-        if cell.predictor:
+        if not cell.trained:
             looks = len(cell.train) + len(cell.val) + len(cell.pool) + len(cell.test)
             efforts[key] = looks * FORWARD_SHARE
             continue

@@ -136,6 +136,7 @@ def cell_names(context: Context, plan: CellPlan) -> dict[str, Any]:
         "fold": plan.fold,
         "seed": plan.seed,
         "role": plan.role,
+        "evaluation": plan.evaluation,
     }
 
 
@@ -156,7 +157,7 @@ def label_counts(context: Context, plan: CellPlan) -> dict[str, int]:
 def _carry_out(context: Context, job: Job, progress: Progress) -> dict[str, Any]:
     if isinstance(job, StagePlan):
         return run_stage(context, job, progress)
-    record = (run_predictor if job.predictor else run_cell)(context, job, progress)
+    record = (run_cell if job.trained else run_predictor)(context, job, progress)
     test: Scored = record.pop("test")
     stages = [context.store.stage(key) or {} for key in job.stages]
     record["scores"] = _scores(context, test)

@@ -61,17 +61,17 @@ def build_encoder(config: Config, shape: Shape, seed: int, fold: int | None, row
 
 def build_method(config: Config, row: str, shape: Shape, seed: int, fold: int | None) -> Method:
     """The method of a row around a fresh encoder."""
-    name, spec = config.method_of(row), config.method_spec(row)
+    spec = config.method_spec(row)
     kind = registry.load("methods", spec)
     encoder = build_encoder(config, shape, seed, fold, row)
     with seeded(seed, fold, "method"), blamed("method", spec):
         sizes = _sizes(encoder)
-        method: Method = kind(encoder, kind.Options(**config.methods[name]), shape)
+        method: Method = kind(encoder, kind.Options(**config.options_of(row)), shape)
         if method.encoder is not encoder:
-            raise ContractError(f"{name}: puts another encoder in the place of the one it is given: train that one")
+            raise ContractError(f"{row}: puts another encoder in the place of the one it is given: train that one")
         if _sizes(encoder) != sizes:
             changed = sorted({one for one, _ in _sizes(encoder) ^ sizes})
-            raise ContractError(f"{name}: changes what the encoder is made of ({changed[0]}): put heads beside it")
+            raise ContractError(f"{row}: changes what the encoder is made of ({changed[0]}): put heads beside it")
     return method
 
 

@@ -9,13 +9,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.errors import BenchError, nearest
 from voxbench.datasets.views.policies import policies
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Evaluation = Literal["finetune", "linear", "knn"]
+VARIANT = "~"  # between a method's name and what a sweep sets it to
+OWN = "own"  # in place of an evaluation: of a method that brings its own predictor
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R", bound="Recipe")
 
@@ -93,6 +105,19 @@ class FinetuneRecipe(Recipe):
         default=True, description="scores are the mean over a volume and its mirror images, where training flips it"
     )
     hidden: int = Field(default=0, ge=0, description="units of the head's hidden layer; 0 = half of the features")
+    linear_first: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the steps in which the head learns alone"
+    )
+    layer_decay: float = Field(default=1.0, gt=0, le=1, description="rate of a layer, as a share of the next coarser's")
+    freeze_norm: bool = Field(default=False, description="whether the encoder's batch statistics stay pretraining's")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later settings that are not used: their coming must not change the key of any earlier result."""
+        later = ("linear_first", "layer_decay", "freeze_norm")
+        fields = type(self).model_fields
+        unused = {name for name in later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in whole(self).items() if name not in unused}
 
     def steps_for(self, labels: int) -> int:
         """Optimiser steps on so many labelled volumes."""
@@ -147,6 +172,9 @@ class Protocol(_Model):
     folds: int = Field(default=5, ge=2)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     fractions: tuple[Fraction, ...] = Field(default=(0.1, 0.5, 1.0), min_length=1)
+    evaluate: tuple[Evaluation, ...] = Field(
+        default=("finetune",), min_length=1, description="what an encoder is judged by; the first is the main table's"
+    )
     val_share: float = Field(default=0.2, gt=0, lt=1, description="share of a fold's training part for selection")
     min_val_per_class: int = Field(default=10, ge=1, description="strict: labels a class that validation keeps")
     pretrain_per_fold: bool = Field(
@@ -158,6 +186,11 @@ class Protocol(_Model):
     @classmethod
     def _ordered(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(value)))
+
+    @field_validator("evaluate")
+    @classmethod
+    def _by_cost(cls, value: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
+        return tuple(name for name in get_args(Evaluation) if name in value)
 
 
 class AuditConfig(_Model):
@@ -219,8 +252,12 @@ class Config(_Model):
         return validated(type(shared), {**shared.model_dump(), **changes}, where) if changes else shared
 
     def method_of(self, row: str) -> str:
-        """The name of the method in a row."""
-        return row.partition("@")[0]
+        """The name of the method in a row, METHOD~VARIANT@ENCODER."""
+        return row.partition("@")[0].partition(VARIANT)[0]
+
+    def options_of(self, row: str) -> dict[str, Any]:
+        """The options of the method in a row."""
+        return self.methods[row.partition("@")[0]]
 
     def encoder_of(self, row: str | None) -> PluginConfig:
         """The encoder of a row; None, the first."""
@@ -229,14 +266,13 @@ class Config(_Model):
 
     def method_spec(self, row: str) -> str:
         """What `registry.load` takes for the method in a row."""
-        name = self.method_of(row)
-        return self.sources.get(name, name)
+        return self.sources.get(row.partition("@")[0], self.method_of(row))
 
     def without_grid(self) -> dict[str, Any]:
         """The part that must be the same for results to stand in one table, methods' options and own recipes aside."""
         data = self.model_dump(mode="json", exclude={"methods", "sources", "encoders", "recipes", "tuned"})
         data |= {"dataset": self.dataset.identity("datasets"), "encoder": self.encoder.identity("encoders")}
-        for grid in ("fractions", "seeds"):
+        for grid in ("fractions", "seeds", "evaluate"):
             del data["protocol"][grid]
         del data["audit"]  # decides whether a run is refused, not what it finds
         return data
@@ -342,17 +378,23 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
     if not isinstance(options, Mapping) or not all(isinstance(value, Mapping | None) for value in options.values()):
         raise BenchError("methods: expected options by method, e.g. --set methods.spark.mask_ratio=0.5")
     for name, own in options.items():
-        if name in registry.names("methods"):  # also of methods that do not run: a mistyped option is a mistake
-            validated(registry.load("methods", name).Options, own or {}, f"methods.{name}")
+        base, _ = split_variant(name)
+        if base in registry.names("methods"):  # also of methods that do not run: a mistyped option is a mistake
+            validated(registry.load("methods", base).Options, own or {}, f"methods.{name}")
     if methods is not None:
         specs = _specs(methods)
-        unknown = [name for name in options if name not in specs and name not in registry.names("methods")]
+        known = registry.names("methods")
+        unknown = [name for name in options if name not in specs and split_variant(name)[0] not in known]
         if unknown:
             raise BenchError(f"methods.{unknown[0]}: no such method: {nearest(unknown[0], registry.names('methods'))}")
         data["methods"] = {name: options.get(name) or {} for name in specs}
         data["sources"] = {name: spec for name, spec in specs.items() if ".py:" in spec}
+        lacking = [name for name in specs if VARIANT in name and name not in options]
+        if lacking:
+            raise BenchError(f"--methods {lacking[0]}: no configuration has this variant: make it with --sweep")
     config = validated(Config, data, "")
     _check_recipes(config)
+    running = {config.method_of(row) for row in config.methods}
     filled: dict[str, Any] = {
         "dataset": _filled("datasets", config.dataset),
         "encoder": _filled("encoders", config.encoder),
@@ -371,14 +413,14 @@ def resolve(layers: Sequence[Mapping[str, Any]], methods: Sequence[str] | None) 
             "encoder": PluginConfig(**filled["encoder"]),
             "encoders": {name: PluginConfig(**plugin) for name, plugin in filled["encoders"].items()},
             "methods": filled["methods"],
-            "recipes": {name: own for name, own in config.recipes.items() if name in config.methods},
+            "recipes": {name: own for name, own in config.recipes.items() if name in running},
         }
     )
 
 
 def _check_recipes(config: Config) -> None:
     """Raises BenchError for recipes of a method that there is not, and for wrong keys and values in them."""
-    known = {*registry.names("methods"), *config.methods}
+    known = {*registry.names("methods"), *map(config.method_of, config.methods)}
     for name in config.recipes:
         if name not in known:
             raise BenchError(f"recipes.{name}: no such method: {nearest(name, known)}")
@@ -399,11 +441,19 @@ def _without_replaced(data: Mapping[str, Any], layer: Mapping[str, Any]) -> dict
     return kept
 
 
+def split_variant(spec: str) -> tuple[str, str]:
+    """A method's name or file, and what follows it where it is a variant: (`residual`, `~median=3`)."""
+    place, colon, name = spec.rpartition(".py:")
+    name, mark, label = name.partition(VARIANT)
+    return f"{place}{colon}{name}", f"{mark}{label}"
+
+
 def _specs(methods: Sequence[str]) -> dict[str, str]:
     """Name -> spec. Raises BenchError where two have one name."""
     specs: dict[str, str] = {}
-    for spec in methods:
-        name = registry.method_name(spec)
+    for given in methods:
+        spec, label = split_variant(given)
+        name = f"{registry.method_name(spec)}{label}"
         if specs.get(name, spec) != spec or (".py:" in spec and name in registry.names("methods")):
             raise BenchError(f"{spec}: another method is called {name!r}: give the class another `name`")
         specs[name] = spec

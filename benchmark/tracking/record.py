@@ -15,6 +15,7 @@ import yaml
 from sklearn.metrics import precision_recall_curve
 
 from voxbench.benchmark.records.store import read_json
+from voxbench.benchmark.settings.config import OWN
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import digest
 from voxbench.benchmark.tracking.outgoing import Redactor, error_name, outgoing_report, public_settings, without_paths
@@ -160,7 +161,9 @@ class Records:
             **{f"labels/{key[2:]}": value for key, value in (record.get("labels") or {}).items()},
             **{f"cost/{key}": value for key, value in (record.get("costs") or {}).items()},
         }
-        entry = self._entry("cell", record, names, f"fraction {share}", "finetune", values)
+        by = names.get("evaluation", "finetune")
+        job_type = f"fraction {share}" if by in ("finetune", OWN) else f"fraction {share} {by}"
+        entry = self._entry("cell", record, names, job_type, "finetune", values)
         if record.get("scores"):
             entry.tables["pr_curve"] = pr_curve(record["scores"], self.data.get("classes") or [])
         return entry
@@ -243,7 +246,7 @@ class Records:
         return bool(self._standing.get(_slot(record["cell"]), record["key"]) != record["key"])
 
     @cached_property
-    def _standing(self) -> dict[tuple[str, float, int, int], str]:
+    def _standing(self) -> dict[tuple[str, float, int, int, str], str]:
         return {_slot(row): row["key"] for row in self.rows}
 
 
@@ -262,10 +265,11 @@ def pr_curve(scores: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Tab
 
 
 def label_fraction(rows: Sequence[Mapping[str, str]]) -> TableData:
-    """Mean and standard deviation (n - 1) of AUPRC over folds and seeds, for each method and fraction."""
+    """Mean and standard deviation (n - 1) of AUPRC over folds and seeds, for each method and fraction, fine-tuned or of
+    its own predictor."""
     groups: dict[tuple[str, float], list[float]] = {}
     for row in rows:
-        if row["status"] == "ok":
+        if row["status"] == "ok" and row.get("evaluation", "") in ("", "finetune", OWN):
             groups.setdefault((row["method"], float(row["fraction"])), []).append(float(row["auprc"]))
     table = [
         [method, share, float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else None, len(v)]
@@ -294,7 +298,7 @@ def _without_grid(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that all results of one table share."""
     shared = {key: value for key, value in config.items() if key not in ("methods", "sources", "recipes", "tuned")}
     if isinstance(shared.get("protocol"), Mapping):
-        grid = ("fractions", "seeds")
+        grid = ("fractions", "seeds", "evaluate")
         shared["protocol"] = {key: value for key, value in shared["protocol"].items() if key not in grid}
     return public_settings(shared)
 
@@ -307,8 +311,10 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key in PROVENANCE if record.get(key) is not None}
 
 
-def _slot(names: Mapping[str, Any]) -> tuple[str, float, int, int]:
-    return (str(names["method"]), float(names["fraction"]), int(names["fold"]), int(names["seed"]))
+def _slot(names: Mapping[str, Any]) -> tuple[str, float, int, int, str]:
+    by = str(names.get("evaluation") or "finetune")  # a record of before does not tell, and its row does
+    place = (str(names["method"]), float(names["fraction"]), int(names["fold"]), int(names["seed"]))
+    return (*place, "finetune" if by == OWN else by)
 
 
 def _read_table(path: Path) -> TableData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,34 +14,19 @@ from torch.nn import functional
 
 from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.records.costs import Meter, device_name
-from voxbench.benchmark.settings.assemble import build_encoder, build_method, load_encoder, placed, seeded
+from voxbench.benchmark.settings.assemble import placed, seeded
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
+from voxbench.benchmark.training.classifier import Classifier, HeadFirst
 from voxbench.benchmark.training.context import Context, Progress
 from voxbench.benchmark.training.evaluate import Scored, by_unit, choose_threshold, metrics
+from voxbench.benchmark.training.pretrained import pretrained
 from voxbench.benchmark.training.selection import selection_for
-from voxbench.benchmark.training.train import optimise, start
+from voxbench.benchmark.training.train import Hooks, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
-from voxbench.methods.base import Encoder, MethodError
 from voxbench.methods.parts.prior import at_own_shares
 
 PREDICT_BATCH = 64
-
-
-class Classifier(nn.Module):
-    """Encoder and head: features F -> F/2 -> ReLU -> classes (Bhattacharya et al. 2024: 512-256-ReLU-2)."""
-
-    def __init__(self, encoder: Encoder, classes: int, hidden: int) -> None:
-        super().__init__()
-        features = encoder.widths[-1]
-        hidden = hidden or max(features // 2, classes)
-        self.encoder = encoder
-        self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, D, H, W] -> logits [B, K]."""
-        logits: Tensor = self.head(self.encoder(x))
-        return logits
 
 
 def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, Any]:
@@ -65,7 +50,9 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
             device=context.device,
             labelled=True,
         )
-        training = start(model, recipe, recipe.steps_for(len(plan.train)))
+        groups = model.groups(recipe.layer_decay, apart=recipe.linear_first > 0)
+        training = start(model, recipe, recipe.steps_for(len(plan.train)), groups)
+        head_first = HeadFirst(model, recipe, training)
 
         def logits(members: tuple[int, ...], seen: set[int]) -> Tensor:
             return torch.from_numpy(predict(context, members, model, seen))
@@ -74,9 +61,11 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
 
         def loss(draw: Draw) -> Tensor:
             assert draw.labels is not None  # the loader is made with labels
+            head_first.before_loss()
             return functional.cross_entropy(model(draw.views[0]), draw.labels, weight)
 
-        optimise(training, loss, loader, recipe, on_step=selection)
+        hooks = Hooks(before_step=head_first.before_step)
+        optimise(training, loss, loader, recipe, hooks=hooks, on_step=selection)
         selection.take(model)
         threshold = _threshold(context, plan, model, counts, selection.seen)
         tested: set[int] = set()
@@ -146,31 +135,11 @@ def predict(
 
 
 def _model(context: Context, plan: CellPlan) -> Classifier:
-    encoder = build_encoder(context.config, context.dataset.shape, plan.seed, plan.replicate, plan.method)
-    load_encoder(encoder, _handed_over(context, plan))
+    encoder = pretrained(context, plan)
     with seeded(plan.seed, plan.fold, plan.fraction, "head"):
-        model = Classifier(encoder, len(context.dataset.classes), context.config.finetune_recipe(plan.method).hidden)
+        recipe = context.config.finetune_recipe(plan.method)
+        model = Classifier(encoder, len(context.dataset.classes), recipe.hidden, freeze_norm=recipe.freeze_norm)
     return placed(model, context.device)
-
-
-def _handed_over(context: Context, plan: CellPlan) -> Mapping[str, Tensor]:
-    """The encoder's weights as the method's last stage left them; without a stage as its `__init__` did.
-
-    Raises MethodError where there are some that are not finite: all scores would be.
-    """
-    if plan.stages:
-        state: Mapping[str, Tensor] = context.store.load_weights(plan.stages[-1], "encoder")
-    else:
-        shape = context.dataset.shape
-        state = build_method(context.config, plan.method, shape, plan.seed, plan.replicate).encoder.state_dict()
-    lost = [name for name, weights in state.items() if not bool(torch.isfinite(weights).all())]
-    if lost:
-        left = "pretraining" if plan.stages else "__init__"
-        raise MethodError(
-            f"{plan.method}: its {left} left the encoder with weights that are not finite, in {len(lost)} of "
-            f"{len(state)} tensors, first {lost[0]}: mend the method"
-        )
-    return state
 
 
 def _scored(

@@ -1,4 +1,7 @@
-"""Carrying out one cell of a method with a predictor of its own: fit it on the labels, score the test part once."""
+"""Carrying out one cell in which no network is trained: fit a predictor on the labels, score the test part once.
+
+It is a method's own, or one on frozen features.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.planning.volumes import BankVolumes
 from voxbench.benchmark.records.costs import Meter, device_name
 from voxbench.benchmark.settings.assemble import build_method, placed
+from voxbench.benchmark.settings.config import OWN
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.training.context import Context, Progress
 from voxbench.benchmark.training.evaluate import Scored, by_unit, metrics
+from voxbench.benchmark.training.frozen import Fit, frozen
 from voxbench.methods.base import Labelled, MethodError, Predictor
 
 SUMS_TO_ONE = 1e-3  # as near as float32 comes
@@ -31,15 +36,13 @@ def run_predictor(context: Context, plan: CellPlan, progress: Progress) -> dict[
         raise BenchError(plan.hopeless)
     # NumPy's libraries add up in another order with more threads: with one, cells are equal on any number of cores.
     with Meter(context.device) as meter, threadpool_limits(1):
-        method = _built(context, plan)
-        spent, pool, tested = (
-            BankVolumes(context.bank, part, context.device) for part in (plan.train + plan.val, plan.pool, plan.test)
-        )
+        fit = _own(context, plan) if plan.evaluation == OWN else frozen(context, plan)
+        spent, pool, tested = (fit.volumes(part) for part in (plan.train + plan.val, plan.pool, plan.test))
         progress(0, 2)
         labelled = _labelled(context, plan, spent, pool)
-        method.fit(labelled)
+        fit.predictor.fit(labelled)
         progress(1, 2)
-        test = _scored(context, plan, method, tested)
+        test = _scored(context, plan, fit.predictor, tested)
         counts = np.bincount(labelled.labels, minlength=labelled.classes)
         shares = [float(share) for share in counts / counts.sum()]
         values = metrics(test, shares)
@@ -56,7 +59,7 @@ def run_predictor(context: Context, plan: CellPlan, progress: Progress) -> dict[
         "curve": [],
         "best_step": None,
         "falling": False,
-        "finetune_seconds": meter.seconds,
+        "finetune_seconds": meter.seconds + fit.seconds_before,
         "peak_memory_mb": meter.peak_memory_mb,
         "volumes_per_second": len(seen) / meter.seconds,
         "device": device_name(context.device),
@@ -69,13 +72,16 @@ def run_predictor(context: Context, plan: CellPlan, progress: Progress) -> dict[
     }
 
 
-def _built(context: Context, plan: CellPlan) -> Predictor:
+def _own(context: Context, plan: CellPlan) -> Fit:
     """The method as its stages left it, if it has any."""
     method = build_method(context.config, plan.method, context.dataset.shape, plan.seed, plan.replicate)
     assert isinstance(method, Predictor)  # or the plan would not have sent it here
     for stage, key in zip(method.stages(), plan.stages, strict=True):
         stage.module.load_state_dict(context.store.load_weights(key, "module"), strict=True)
-    return placed(method, context.device).eval()
+    return Fit(
+        predictor=placed(method, context.device).eval(),
+        volumes=lambda members: BankVolumes(context.bank, members, context.device),
+    )
 
 
 def _labelled(context: Context, plan: CellPlan, spent: BankVolumes, pool: BankVolumes) -> Labelled:

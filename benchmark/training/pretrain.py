@@ -17,6 +17,7 @@ from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.context import Context, Progress, StoppedError
+from voxbench.benchmark.training.diagnosis import diagnose
 from voxbench.benchmark.training.holdout import divided
 from voxbench.benchmark.training.moved import Moved, features_differ
 from voxbench.benchmark.training.passes import Pace, Passes
@@ -106,6 +107,7 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         "device": device_name(context.device),
         "upstream": list(plan.upstream),
         "seen": sorted(context.bank.hashes[i] for i in loader.seen),
+        **_diagnosed(context, plan, method),
         **_shown(context, plan, stage),
     }
 
@@ -120,6 +122,14 @@ def _finish(context: Context, plan: StagePlan, stage: Stage, method: Method, vol
         stage.finish(volumes)
     if told_apart and not features_differ(method.encoder, some):
         raise ContractError("its finish left the encoder with the same features for every volume: mend it")
+
+
+def _diagnosed(context: Context, plan: StagePlan, method: Method) -> dict[str, Any]:
+    """Whether the stage learnt; what cannot be told of it does not undo the training behind it."""
+    try:
+        return diagnose(context, plan, method.encoder)
+    except Exception as error:  # a third party's encoder may fail in any way
+        return {"diagnosis_error": f"{type(error).__name__}: {error}"}
 
 
 def _shown(context: Context, plan: StagePlan, stage: Stage) -> dict[str, Any]:

@@ -58,14 +58,14 @@ def write_examples(context: Context, plan: StagePlan, stage: Stage) -> dict[str,
     }
     path = context.store.stage_folder(plan.key) / "examples.npz"
     write_whole(path, lambda file: np.savez_compressed(file, **images))
-    known = [i for i, mask in enumerate(masks) if mask is not None and mask.any() and not mask.all()]
-    if not known:
+    truth = {i: mask for i, mask in enumerate(masks) if mask is not None and mask.any() and not mask.all()}
+    if not truth:
         return {}
-    truth = [masks[i] for i in known]
+    known, lesions = list(truth), list(truth.values())
     return {
-        "localisation": _found(truth, residual[known, 0]),
-        "localisation_median": _found(truth, _untrained(context, plan, volumes[known])[:, 0]),
-        "localisation_chance": float(np.mean([mask.mean() for mask in truth])),
+        "localisation": _found(lesions, residual[known, 0]),
+        "localisation_median": _found(lesions, _untrained(context, plan, volumes[known])[:, 0]),
+        "localisation_chance": float(np.mean([mask.mean() for mask in lesions])),
         "n_localised": len(known),
     }
 

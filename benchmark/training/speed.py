@@ -20,8 +20,8 @@ from voxbench.benchmark.records.costs import Meter
 from voxbench.benchmark.settings.assemble import build_encoder, build_method, placed, seeded
 from voxbench.benchmark.settings.config import Recipe
 from voxbench.benchmark.training.batches import batch_of, looks
+from voxbench.benchmark.training.classifier import Classifier
 from voxbench.benchmark.training.context import Context
-from voxbench.benchmark.training.finetune import Classifier
 from voxbench.benchmark.training.targets import Targets, evaluating
 from voxbench.benchmark.training.train import NO_HOOKS, Hooks, Training, backward, forward, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader

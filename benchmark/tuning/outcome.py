@@ -77,7 +77,7 @@ def _heading(tuned: Tuned, preset: str) -> str:
 def _plain(config: Config) -> dict[str, Any]:
     """A configuration as YAML has it, less what a search sets for itself."""
     data = config.model_dump(mode="json", exclude={"sources", "tuned"})
-    for kind in ("fractions", "seeds"):
+    for kind in ("fractions", "seeds", "evaluate"):
         del data["protocol"][kind]
     own = {name: {kind: keys for kind, keys in kinds.items() if keys} for name, kinds in data["recipes"].items()}
     return {**data, "recipes": own}

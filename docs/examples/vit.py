@@ -43,6 +43,10 @@ class ViT(base.Encoder):
         )
         self.norm = nn.LayerNorm(options.width)
 
+    def layers(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """The embedding, the blocks one by one, the last norm."""
+        return ((self.embed,), *((block,) for block in self.blocks), (self.norm,))
+
     def pyramid(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, ...]:
         """The patches' features; those of masked patches are 0."""
         patches = self.embedded(x)

@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pandas as pd
 from resample import auprc
-from units import read
+from units import of_evaluation, read
 
 run, baseline = sys.argv[1:]
 cells = auprc(read(run))
 own = [set(each.index) for (method, _), each in cells.items() if method == baseline]
 common = sorted(set.intersection(*own))  # the folds and seeds that all fractions of the curve have
-costs = pd.read_csv(f"{run}/results.csv").query("status == 'ok'").set_index(["fold", "seed"]).loc[common]
+costs = of_evaluation(pd.read_csv(f"{run}/results.csv")).query("status == 'ok'").set_index(["fold", "seed"]).loc[common]
 spent = costs.groupby(["method", "fraction"]).n_labels_spent.mean()
 
 

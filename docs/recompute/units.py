@@ -1,15 +1,32 @@
-"""What the other scripts read: the scored test units of a run that are compared."""
+"""What the other scripts read: the scored test units of a run that are compared.
+
+Of a run with several evaluations they are those of fine-tuning, or of the one in EVALUATION:
+
+    EVALUATION=linear python table.py RUN
+"""
+
+import os
 
 import pandas as pd
 
 PLACE = ["method", "fraction", "fold", "seed"]
+EVALUATION = os.environ.get("EVALUATION", "finetune")
 
 
 def read(run):
     """The scored units that are compared; of a cell whose test part has one class only, none."""
-    scores = pd.read_csv(f"{run}/predictions.csv")
+    scores = of_evaluation(pd.read_csv(f"{run}/predictions.csv"))
     scores = scores[scores.groupby(PLACE).label.transform("nunique") > 1]
     return pd.concat([shared(each) for _, each in scores.groupby("fraction")]).sort_index()
+
+
+def of_evaluation(table):
+    """The rows of an evaluation; those of predictors stand with the first one of the run. Older tables have one."""
+    if "evaluation" not in table:
+        return table
+    order = ["finetune", "linear", "knn"]
+    first = min({*table.evaluation} & {*order} or {EVALUATION}, key=order.index)
+    return table[table.evaluation.isin([EVALUATION, "own"] if first == EVALUATION else [EVALUATION])]
 
 
 def shared(scores):
@@ -25,7 +42,7 @@ def shared(scores):
 
 def yardsticks(run):
     """Methods whose rows say that they are one."""
-    results = pd.read_csv(f"{run}/results.csv")
+    results = of_evaluation(pd.read_csv(f"{run}/results.csv"))
     return set(results.method[results.role == "yardstick"]) if "role" in results else set()
 
 

@@ -69,6 +69,11 @@ class ResNet(base.Encoder):
         self.widths = (options.widths[0], *layers) if options.max_pool else layers
         self.strides = (options.stem_stride, *strides) if options.max_pool else strides
 
+    def layers(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """The stem, and the four layers of blocks."""
+        net = self.net
+        return ((net.conv1, net.bn1), (net.layer1,), (net.layer2,), (net.layer3,), (net.layer4,))
+
     def pyramid(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, ...]:
         """Feature maps, fine to coarse; see `Encoder.pyramid`."""
         masks = None if visible is None else masks_for(visible, x.shape[2:], self.strides)

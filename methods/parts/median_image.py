@@ -40,7 +40,7 @@ class MedianImage(nn.Module):
             np.partition(part.float().numpy(), (first, first + 1), axis=0)[
                 first : first + 2
             ]  # faster than torch's sort
-            for part in stack.split(max(1, AT_ONCE // len(stack)), dim=1)
+            for part in torch.split(stack, max(1, AT_ONCE // len(stack)), dim=1)
         ]
         middle = torch.from_numpy(np.concatenate(parts, axis=1)).view_as(self.middle)
         self.middle.copy_(middle)

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from voxbench.reports.judging.analysis import analyse
 from voxbench.reports.pages.across import across_datasets
-from voxbench.reports.pages.report import Report, write_pages
+from voxbench.reports.pages.report import Report, evaluated, write_pages
 from voxbench.reports.reading.grid import build_grid
 from voxbench.reports.reading.run_folder import Place, ReportError, Row, RunFolder, Stage, Units, describe, read_run
 from voxbench.reports.reading.searches import searches
@@ -21,7 +20,10 @@ from voxbench.reports.reading.searches import searches
 # What may differ between runs of one report: where data and files lie (what is in files is compared by digest), which
 # part of the grid a run filled, what its audit refused: that decides whether a run comes to an end, not what it finds;
 # and how its settings were chosen: they are compared themselves.
-_FREE = ("dataset", "sources", "encoder.source", "encoders", "protocol.fractions", "protocol.seeds", "audit", "tuned")
+_FREE = (
+    *("dataset", "sources", "encoder.source", "encoders", "audit", "tuned"),
+    *("protocol.fractions", "protocol.seeds", "protocol.evaluate"),
+)
 
 _BUILT_IN, _NOT_TOLD = "built in", "not told"  # in place of a digest
 
@@ -44,9 +46,10 @@ def compare(runs: list[Path], out: Path) -> Report:
     for folder in folders:
         by_dataset.setdefault(folder.dataset_name, []).append(folder)
     merged = [_merge(same) for same in by_dataset.values()]
-    analyses = [analyse(build_grid(run)) for run in merged]
+    analyses = [evaluated(run) for run in merged]
+    main = [evaluations[0] for evaluations in analyses]
     sources = [(run, build_grid(run)) for run in folders]
-    return write_pages(analyses, sources, out, across=across_datasets(analyses) if len(analyses) > 1 else None)
+    return write_pages(analyses, sources, out, across=across_datasets(main) if len(main) > 1 else None)
 
 
 def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -171,6 +174,7 @@ def _merge(runs: Sequence[RunFolder]) -> RunFolder:
         name: sorted({value for protocol in protocols for value in protocol.get(name) or ()})
         for name in ("fractions", "seeds")
     }
+    joined["evaluate"] = list(dict.fromkeys(name for run in runs for name in run.evaluations))
     options, recipes = (
         {name: own for run in runs for name, own in (run.config.get(key) or {}).items()}
         for key in ("methods", "recipes")

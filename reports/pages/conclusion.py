@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from voxbench.reports.judging.analysis import Analysis, Comparison
+from voxbench.reports.judging.against import against, by
+from voxbench.reports.judging.analysis import Analysis
+from voxbench.reports.judging.learning import Learning, learning
 from voxbench.reports.judging.remarks import unevenness
-from voxbench.reports.judging.words import counted, interval, listed, signed
+from voxbench.reports.judging.words import counted, interval, listed
+from voxbench.reports.pages.evaluations import said_of_orders, said_of_probes
 from voxbench.reports.reading.run_folder import percent
 from voxbench.reports.stats.power import smallest_difference
 from voxbench.reports.tables.comparison_tables import labels_needed
 
 
-def conclude(analysis: Analysis) -> tuple[str, ...]:
-    """Sentences, the answer first, then what supports it, then what limits it."""
+def conclude(analysis: Analysis, further: Sequence[Analysis] = ()) -> tuple[str, ...]:
+    """Sentences, the answer first, then what supports it, then what limits it; `further` are other evaluations."""
     grid = analysis.grid
     scored = [f for f in grid.fractions if analysis.best(f) is not None]
     if not scored:
@@ -30,6 +34,8 @@ def conclude(analysis: Analysis) -> tuple[str, ...]:
         *(sentence for fraction in scored for sentence in _measured(analysis, fraction)),
         *_efficiency(analysis),
         *_elsewhere(analysis, scored),
+        *said_of_orders([analysis, *further]),
+        *said_of_probes([analysis, *further]),
         *_limits(analysis),
     )
 
@@ -113,20 +119,8 @@ def _worth(analysis: Analysis, fraction: float) -> tuple[str, ...]:
     baseline = analysis.grid.baseline
     if baseline is None:
         return ()
-    others = [m for m in analysis.grid.methods if m != baseline and m not in analysis.grid.yardsticks]
-    pairs = [analysis.between(m, baseline, fraction) for m in others]
-    known = [one for one in pairs if one is not None]
-    better = [one for one in known if one.separable and one.difference > 0]
-    worse = [one for one in known if one.separable and one.difference < 0]
-    open_ = [one.first for one in known if not one.separable]
-    parts = []
-    if better:
-        parts.append(f"separably better: {listed([_by(one) for one in better])}")
-    if worse:
-        parts.append(f"separably worse: {listed([_by(one) for one in worse])}")
-    if open_:
-        parts.append(f"not separable from it: {listed(open_)}")
-    return (f"Against {baseline} (no pretraining), {'; '.join(parts)}.",) if parts else ()
+    said = against(analysis, baseline, fraction)
+    return (f"Against {baseline} (no pretraining), {said}.",) if said else ()
 
 
 def _measured(analysis: Analysis, fraction: float) -> tuple[str, ...]:
@@ -141,21 +135,16 @@ def _measured(analysis: Analysis, fraction: float) -> tuple[str, ...]:
     best = max(means, key=lambda m: means[m])
     pairs = [one for m in methods if (one := analysis.between(m, best, fraction)) is not None]
     above = [one for one in pairs if one.separable and one.difference > 0]
-    rest = [_by(one, ends=True) for one in pairs if one not in above]
+    rest = [by(one, ends=True) for one in pairs if one not in above]
     parts = [f"not separably above it: {'; '.join(rest)}"] if rest else []
     if above:
-        parts.append(f"separably above it: {'; '.join(_by(one, ends=True) for one in above)}")
+        parts.append(f"separably above it: {'; '.join(by(one, ends=True) for one in above)}")
     found = f"At {percent(fraction)} the best yardstick is {best}, {_auprc(analysis, best, fraction)}"
     return (". ".join([found, *(f"{part[0].upper()}{part[1:]}" for part in parts)]) + ".",)
 
 
 def _named(analysis: Analysis, method: str) -> str:
     return f"{method} (a yardstick)" if method in analysis.grid.yardsticks else method
-
-
-def _by(one: Comparison, *, ends: bool = False) -> str:
-    between = f", {signed(one.low)} to {signed(one.high)}" if ends and not math.isnan(one.low) else ""
-    return f"{one.first} ({signed(one.difference)}{between})"
 
 
 def _efficiency(analysis: Analysis) -> tuple[str, ...]:
@@ -203,6 +192,10 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
             "One split: what is separable here speaks of other test patients, and of other seeds and draws of labels "
             "from this training part, not of other training patients."
         )
+    doubted = [one for one in learning(grid) if one.doubts]
+    if doubted:
+        named = [f"{_stage(one)} ({'; '.join(one.doubts)})" for one in doubted]
+        limits.append(f"Not shown to have learnt: {', '.join(named)}.")
     low = _no_better_than_chance(analysis)
     if low:
         limits.append(f"Not separable from no skill ({grid.no_skill:.3f}): {'; '.join(low)}.")
@@ -253,6 +246,10 @@ def _unequal_labels(analysis: Analysis) -> str:
                 f"{least} {spent[least]:.0f}."
             )
     return ""
+
+
+def _stage(one: Learning) -> str:
+    return one.method if one.method == one.stage else f"{one.stage} of {one.method}"
 
 
 def _states(analysis: Analysis) -> str:

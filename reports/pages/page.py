@@ -15,9 +15,11 @@ import jinja2
 from markupsafe import Markup
 
 from voxbench.reports.judging.analysis import Analysis
+from voxbench.reports.judging.learning import learning
 from voxbench.reports.judging.words import counted, listed
 from voxbench.reports.pages.across import Across
 from voxbench.reports.pages.conclusion import conclude
+from voxbench.reports.pages.evaluations import SideBySide, side_by_side
 from voxbench.reports.plots.calibration import calibration
 from voxbench.reports.plots.cost import cost
 from voxbench.reports.plots.examples import examples, real_images
@@ -25,12 +27,14 @@ from voxbench.reports.plots.forest import forest
 from voxbench.reports.plots.learning_curve import learning_curve
 from voxbench.reports.plots.pr_curves import pr_curves
 from voxbench.reports.plots.pretraining import pretraining
+from voxbench.reports.plots.representation import representation
 from voxbench.reports.plots.style import Plot
 from voxbench.reports.reading.grid import Grid
 from voxbench.reports.reading.redact import facts, redact
 from voxbench.reports.reading.run_folder import RunFolder, describe
 from voxbench.reports.tables.closer import metrics_table, recall_table, uncalled, weighted
 from voxbench.reports.tables.comparison_tables import comparison_table, efficiency_table, interval_table
+from voxbench.reports.tables.learning_table import learning_table
 from voxbench.reports.tables.paper_tables import main_table
 from voxbench.reports.tables.table import Table
 from voxbench.reports.tables.tuning import chosen_table, search_table
@@ -39,6 +43,7 @@ SECTIONS = {
     "conclusion": "Conclusion",
     "table": "Table",
     "comparisons": "Comparisons",
+    "evaluations": "Evaluations",
     "curves": "Closer looks",
     "pretraining": "Pretraining",
     "cells": "Cells without a score",
@@ -76,21 +81,26 @@ class View:
     uncalled: str
     weighted: str
     others: list[Table]
-    learning: list[Plot]
+    curves: list[Plot]
     forest: list[Plot]
     pr: list[Plot]
     calibration: list[Plot]
     cost: list[Plot]
     pretraining: list[Plot]
+    learning: Table | None
+    maps: list[Plot]
     examples: list[Plot]
     troubled: list[Troubled]
     remarks: list[str]
     n_cells: int
+    evaluations: SideBySide | None
 
     @property
     def plots(self) -> list[Plot]:
         """All plots of the view."""
-        groups = (self.learning, self.forest, self.pr, self.calibration, self.cost, self.pretraining, self.examples)
+        groups = [self.curves, self.forest, self.pr, self.calibration, self.cost]
+        groups += [self.pretraining, self.maps, self.examples]
+        groups += [self.evaluations.plots] if self.evaluations else []
         return [plot for group in groups for plot in group]
 
 
@@ -130,11 +140,14 @@ class Page:
     @property
     def sections(self) -> list[tuple[str, str]]:
         """(anchor, name) of the sections that the page has."""
-        return [(anchor, name) for anchor, name in SECTIONS.items() if anchor != "across" or self.across]
+        lacking = {"across"} if self.across is None else set()
+        lacking |= set() if any(view.evaluations for view in self.views) else {"evaluations"}
+        return [(anchor, name) for anchor, name in SECTIONS.items() if anchor not in lacking]
 
 
-def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
-    """Everything that the page shows of one dataset."""
+def make_view(analyses: Sequence[Analysis], *, reference: bool, several: bool) -> View:
+    """Everything that the page shows of one dataset; of its evaluations the main one comes first."""
+    analysis, *further = analyses
     grid = analysis.grid
     scored = [fraction for fraction in grid.fractions if analysis.ranks[fraction]]
     recalls = [recall_table(analysis, fraction) for fraction in scored]
@@ -143,7 +156,7 @@ def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
         name=grid.name,
         of=f" of {grid.name}" if several else "",
         phantom=_phantom(grid),
-        conclusion=conclude(analysis),
+        conclusion=conclude(analysis, further),
         main=main_table(grid, analysis.tied, reference=reference),
         intervals=interval_table(analysis),
         tuning=_tuning(grid),
@@ -153,18 +166,23 @@ def make_view(analysis: Analysis, *, reference: bool, several: bool) -> View:
         uncalled=uncalled(analysis),
         weighted=weighted(analysis),
         others=[metrics_table(analysis, fraction) for fraction in scored],
-        learning=[learning_curve(analysis)] if scored else [],
+        curves=[learning_curve(analysis)] if scored else [],
         forest=forest(analysis),
         pr=pr_curves(analysis),
         calibration=calibration(analysis),
         cost=[] if cost_plot is None else [cost_plot],
         pretraining=pretraining(analysis),
+        learning=learning_table(learning(grid)),
+        maps=representation(analysis),
         examples=examples(analysis),
         troubled=[
-            Troubled(place=describe(cell.place), state=cell.state, why=redact(cell.why)) for cell in grid.troubled()
+            Troubled(place=describe(cell.place), state=cell.state, why=redact(cell.why))
+            for one in analyses
+            for cell in one.grid.troubled()
         ],
         remarks=[redact(remark) for remark in (*analysis.remarks, *_failed_stages(grid))],
-        n_cells=len(grid.cells),
+        n_cells=sum(len(one.grid.cells) for one in analyses),
+        evaluations=side_by_side(analyses),
     )
 
 
@@ -314,12 +332,13 @@ def _command(run: RunFolder, grid: Grid) -> str:
     checkout = f"git checkout {commit}\n" if isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{7,40}", commit) else ""
     specs = run.config.get("sources") or {}
     names = dict.fromkeys(row.partition("@")[0] for row in grid.methods)  # config.yaml has the further encoders
-    methods = [_beside(specs[name]) if name in specs else name for name in names]
+    methods = [_beside(specs[name], name) if name in specs else name for name in names]
     words = ["bench", "run", "--preset", "RUN/config.yaml", "--methods", ",".join(methods), "--out", "AGAIN"]
     return f"{checkout}{shlex.join(words)}"
 
 
-def _beside(spec: str) -> str:
-    """A method's file without the folder in which it lies."""
+def _beside(spec: str, row: str) -> str:
+    """A method's file without the folder in which it lies; of a sweep's row with the option that it sets."""
     file, _, name = str(spec).rpartition(":")
-    return f"{PurePath(file).name}:{name}"
+    _, mark, option = row.partition("~")
+    return f"{PurePath(file).name}:{name}{mark}{option}"

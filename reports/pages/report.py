@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxbench.reports.judging.analysis import Analysis, analyse
+from voxbench.reports.judging.learning import learning
 from voxbench.reports.judging.words import listed
 from voxbench.reports.pages.across import Across
 from voxbench.reports.pages.page import Page, View, make_source, make_view, render, subtitle
 from voxbench.reports.reading.grid import Grid, build_grid
 from voxbench.reports.reading.run_folder import ReportError, RunFolder, read_run
+from voxbench.reports.tables.learning_table import learning_csv
 from voxbench.reports.tables.numbers import numbers
 from voxbench.reports.tables.paper_tables import main_csv
 from voxbench.reports.tables.table import Table
@@ -42,27 +44,36 @@ def write_report(run: Path, *, reference: bool = False, out: Path | None = None)
     `reference` adds the seed paper's published numbers, marked as from another cohort. Raises ReportError.
     """
     folder = read_run(run)
-    analysis = analyse(build_grid(folder))
-    return write_pages([analysis], [(folder, analysis.grid)], out or run / "report", reference=reference)
+    analyses = evaluated(folder)
+    return write_pages([analyses], [(folder, analyses[0].grid)], out or run / "report", reference=reference)
+
+
+def evaluated(run: RunFolder) -> tuple[Analysis, ...]:
+    """The statistics of each of a run's evaluations, the main one first."""
+    return tuple(analyse(build_grid(run, evaluation)) for evaluation in run.evaluations)
 
 
 def write_pages(
-    analyses: Sequence[Analysis],
+    analyses: Sequence[Sequence[Analysis]],
     sources: Sequence[tuple[RunFolder, Grid]],
     out: Path,
     *,
     reference: bool = False,
     across: Across | None = None,
 ) -> Report:
-    """Write tables, plots and the page of one or several datasets into `out`, in place of what a report left there."""
-    views = [make_view(analysis, reference=reference, several=len(analyses) > 1) for analysis in analyses]
-    grids = [analysis.grid for analysis in analyses]
+    """Write tables, plots and the page of one or several datasets into `out`, in place of what a report left there.
+
+    `analyses` are the evaluations of each dataset, the main one first.
+    """
+    views = [make_view(evaluations, reference=reference, several=len(analyses) > 1) for evaluations in analyses]
+    main = [evaluations[0] for evaluations in analyses]
+    grids = [analysis.grid for analysis in main]
     page = Page(
         title=listed([grid.name for grid in grids]),
         subtitle=subtitle(grids),
         views=views,
         sources=[make_source(run, grid) for run, grid in sources],
-        n_resamples=len(analyses[0].weights),
+        n_resamples=len(main[0].weights),
         made_by="bench report" if len(sources) == 1 else "bench compare",
         across=across,
     )
@@ -73,7 +84,9 @@ def write_pages(
         "table.csv": main_csv(grids),
         "tables.md": "\n".join(table.markdown() for table in tables),
         "tables.tex": "\n".join(table.latex() for table in tables),
-        **numbers(analyses),
+        **numbers(main),
+        **_further_numbers(analyses),
+        "learning.csv": learning_csv([(grid.name, one) for grid in grids for one in learning(grid)]),
         **({} if across is None else {"ranks.csv": across.csv}),
         "conclusion.md": "\n".join(_conclusion(view, several=len(views) > 1) for view in views),
         "index.html": render(page),
@@ -101,7 +114,33 @@ def write_pages(
 
 def _tables(view: View) -> list[Table]:
     efficiency = [view.efficiency] if view.efficiency is not None else []
-    return [view.main, view.intervals, *view.tuning, *view.pairs, *efficiency, *view.recalls, *view.others]
+    beside = [*view.evaluations.tables] if view.evaluations else []
+    beside += [table for one in (view.evaluations.further if view.evaluations else []) for table in one.tables]
+    learnt = [view.learning] if view.learning is not None else []
+    return [
+        view.main,
+        view.intervals,
+        *view.pairs,
+        *efficiency,
+        *view.recalls,
+        *view.others,
+        *beside,
+        *learnt,
+        *view.tuning,
+    ]
+
+
+def _further_numbers(analyses: Sequence[Sequence[Analysis]]) -> dict[str, str]:
+    """The numbers of the evaluations beside the main one, in files of their own: ``linear-estimates.csv``."""
+    by_name: dict[str, list[Analysis]] = {}
+    for further in (evaluations[1:] for evaluations in analyses):
+        for analysis in further:
+            by_name.setdefault(analysis.grid.evaluation, []).append(analysis)
+    return {
+        f"{name}-{file}": text
+        for name, found in by_name.items()
+        for file, text in {"table.csv": main_csv([one.grid for one in found]), **numbers(found)}.items()
+    }
 
 
 def _conclusion(view: View, *, several: bool) -> str:

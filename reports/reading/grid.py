@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from voxbench.reports.reading.run_folder import Ints, Place, Row, RunFolder, Stage, Units
+from voxbench.reports.reading.run_folder import EVALUATIONS, OWN, Ints, Place, Row, RunFolder, Stage, Units
 from voxbench.reports.reading.searches import searches, standing
 from voxbench.reports.stats.average_precision import macro_average_precision, no_skill, prevalence
 
@@ -44,7 +44,7 @@ class Shared:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """All cells of one dataset, with what was run on.
+    """All cells of one dataset by one evaluation, with what was run on.
 
     Methods stand in the run's order, yardsticks after all others; fractions ascend.
     """
@@ -62,10 +62,16 @@ class Grid:
     searches: Sequence[Mapping[str, Any]] = ()  # for settings, as `bench tune` tells them
     standings: Mapping[str, str] = field(default_factory=dict)  # method -> whether its settings were tuned
     scores_weighted: bool = False  # still with the class weights of training, so no probabilities
+    evaluation: str = "finetune"
+
+    @property
+    def title(self) -> str:
+        """The dataset, and how the encoders were evaluated where it was not by fine-tuning."""
+        return self.name if self.evaluation == "finetune" else f"{self.name}, {EVALUATIONS[self.evaluation]}"
 
     def at(self, method: str, fraction: float) -> tuple[Cell, ...]:
         """The cells of a method at a fraction, a cell a replicate, in the order of `replicates`."""
-        return tuple(self.cells[Place(method, fraction, fold, seed)] for fold, seed in self.replicates)
+        return tuple(self.cells[self._place(method, fraction, *replicate)] for replicate in self.replicates)
 
     def shared(self, fraction: float) -> Shared:
         """What is compared at a fraction.
@@ -94,7 +100,10 @@ class Grid:
         shared = self.shared(fraction)
         if method not in shared.methods:
             return ()
-        return tuple(self.cells[Place(method, fraction, fold, seed)] for fold, seed in shared.replicates)
+        return tuple(self.cells[self._place(method, fraction, *replicate)] for replicate in shared.replicates)
+
+    def _place(self, method: str, fraction: float, fold: int, seed: int) -> Place:
+        return Place(method, fraction, fold, seed, self.evaluation)
 
     def troubled(self) -> tuple[Cell, ...]:
         """Cells that are not ok, in order."""
@@ -161,11 +170,16 @@ def _by_place(cell: Cell) -> Place:
     return cell.place
 
 
-def build_grid(run: RunFolder) -> Grid:
-    """The grid of a run: what config.yaml plans and results.csv has, each cell with its state."""
+def build_grid(run: RunFolder, evaluation: str | None = None) -> Grid:
+    """The grid of a run by one of its evaluations, None: the main one, where predictors' rows stand as well.
+
+    What config.yaml plans and results.csv has, each cell with its state.
+    """
+    evaluation = evaluation or run.evaluations[0]
+    whole, run = run, _by(run, evaluation)
     rows = {row.place: row for row in run.rows}
     methods = _ordered(_planned_methods(run.config), (row.place.method for row in run.rows))
-    roles = _roles(methods, run.rows)
+    roles = _roles(methods, whole.rows)
     methods = tuple(sorted(methods, key=lambda method: roles[method] == "yardstick"))
     fractions = tuple(sorted({*_planned(run.config, "fractions"), *(p.fraction for p in rows)}))
     replicates = _replicates(run, rows)
@@ -174,7 +188,7 @@ def build_grid(run: RunFolder) -> Grid:
     for method in methods:
         for fraction in fractions:
             for fold, seed in replicates:
-                place = Place(method, fraction, fold, seed)
+                place = Place(method, fraction, fold, seed, evaluation)
                 cells[place] = _cell(place, rows.get(place), run.units.get(place))
     remarks += _orphans(run)
     remarks += _disagreements(cells.values())
@@ -192,6 +206,29 @@ def build_grid(run: RunFolder) -> Grid:
         searches=searches(run.config),
         standings={method: standing(run.config, method) for method in methods},
         scores_weighted=int(run.environment.get("result_version") or 0) < PROBABILITIES_FROM,
+        evaluation=evaluation,
+    )
+
+
+def _by(run: RunFolder, evaluation: str) -> RunFolder:
+    """What of a run belongs to an evaluation. Predictors have one of their own: it stands in the main grid alone."""
+    main = evaluation == run.evaluations[0]
+    wanted = {evaluation, OWN} if main else {evaluation}
+    fitted = {row.place.method for row in run.rows if row.place.evaluation == OWN}
+    planned = {name: own for name, own in (run.config.get("methods") or {}).items() if main or name not in fitted}
+    return replace(
+        run,
+        config={**run.config, "methods": planned},
+        rows=tuple(
+            replace(row, place=replace(row.place, evaluation=evaluation))
+            for row in run.rows
+            if row.place.evaluation in wanted
+        ),
+        units={
+            replace(place, evaluation=evaluation): units
+            for place, units in run.units.items()
+            if place.evaluation in wanted
+        },
     )
 
 

@@ -26,18 +26,23 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
+EVALUATIONS = {"finetune": "fine-tuning", "linear": "linear probe", "knn": "kNN"}  # in the order of a report
+OWN = "own"  # of a method that brings its own predictor
+
+
 class ReportError(Exception):
     """A run folder cannot be reported on; the message is one line for the user and needs no traceback."""
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a cell stands in the grid of one dataset."""
+    """Where a cell stands in the grids of one dataset, of which each evaluation has one."""
 
     method: str
     fraction: float
     fold: int
     seed: int
+    evaluation: str = "finetune"  # or "linear", "knn"; "own" of a predictor's row
 
     @property
     def replicate(self) -> tuple[int, int]:
@@ -86,6 +91,16 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """The encoder after a stage beside the one that it began with."""
+
+    n_labels: float
+    probe: Mapping[str, float]  # AUPRC out of fold, `auprc` and `initial`; of their difference `low` and `high`
+    initial: Mapping[str, float]  # `rankme`, `alignment`, `uniformity`
+    trained: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One pretraining stage as `stages/<key>/stage.json` tells it."""
 
@@ -104,6 +119,7 @@ class Stage:
     localisation_chance: float
     error: str
     folder: Path
+    diagnosis: Diagnosis | None = None  # None in a folder of before, and of a stage that does not train the encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +140,13 @@ class RunFolder:
     def dataset_name(self) -> str:
         """The name that the run gives its dataset."""
         return str(self.dataset.get("name", "unnamed"))
+
+    @property
+    def evaluations(self) -> tuple[str, ...]:
+        """Those that were asked for or have a row; the first is the main one, where predictors' rows stand too."""
+        asked = (self.config.get("protocol") or {}).get("evaluate") or ["finetune"]
+        found = {row.place.evaluation for row in self.rows}
+        return tuple(name for name in EVALUATIONS if name in asked or name in found)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -236,7 +259,8 @@ def _place(row: Mapping[str, Any], path: Path, line: int) -> Place:
     fraction, fold, seed = (_number(row[name], path, line, name) for name in ("fraction", "fold", "seed"))
     if not all(map(math.isfinite, (fraction, fold, seed))) or not row["method"]:
         raise ReportError(f"{path}: line {line}: method, fraction, fold and seed must all be there; is the file whole?")
-    return Place(str(row["method"]), fraction, int(fold), int(seed))
+    evaluation = str(row.get("evaluation") or "finetune")  # a folder of before has no such column
+    return Place(str(row["method"]), fraction, int(fold), int(seed), evaluation)
 
 
 def _rows(path: Path, remarks: list[str]) -> tuple[Row, ...]:
@@ -316,7 +340,8 @@ def _units(path: Path, n_classes: int, remarks: list[str]) -> dict[Place, Units]
         if name in table:
             table[name] = _column(table[name], path)
     found: dict[Place, Units] = {}
-    for _, group in table.groupby(list(PLACE), sort=False):
+    places = [*PLACE, *(["evaluation"] if "evaluation" in table else [])]
+    for _, group in table.groupby(places, sort=False):
         line = int(group.index[0]) + 2
         place = _place({str(k): v for k, v in group.iloc[0].to_dict().items()}, path, line)
         units = _cell_units(group, columns, path, line)
@@ -384,6 +409,10 @@ def _stages(folder: Path, standing: Set[str], remarks: list[str]) -> Iterator[St
             continue
         if error := record.get("showcase_error"):
             remarks.append(f"stage {record.get('stage')} of {record.get('method')} shows no slices: {error}")
+        if error := record.get("diagnosis_error"):
+            remarks.append(
+                f"stage {record.get('stage')} of {record.get('method')}: whether it learnt is not known: {error}"
+            )
         collapse = record.get("collapse")
         try:
             yield Stage(
@@ -402,9 +431,27 @@ def _stages(folder: Path, standing: Set[str], remarks: list[str]) -> Iterator[St
                 localisation_chance=_or_nan(record.get("localisation_chance")),
                 error=str(record.get("error") or ""),
                 folder=path.parent,
+                diagnosis=_diagnosis(record.get("diagnosis")),
             )
         except (KeyError, TypeError, ValueError) as error:
             remarks.append(f"stages/{path.parent.name}/stage.json: left out, {error!r} is missing or malformed")
+
+
+def _diagnosis(record: Any) -> Diagnosis | None:
+    if not isinstance(record, Mapping):
+        return None
+    shapes = record["representation"]
+    initial, trained = (
+        {name: _or_nan(shapes[which].get(name)) for name in ("rankme", "alignment", "uniformity")}
+        for which in ("initial", "trained")
+    )
+    probe = record.get("probe") or {}
+    return Diagnosis(
+        n_labels=_or_nan(record.get("n_labels")),
+        probe={name: _or_nan(probe.get(name)) for name in ("auprc", "initial", "low", "high")},
+        initial=initial,
+        trained=trained,
+    )
 
 
 def _or_nan(value: Any) -> float:
@@ -413,7 +460,14 @@ def _or_nan(value: Any) -> float:
 
 def describe(place: Place) -> str:
     """A cell in words."""
-    return f"{place.method} at {percent(place.fraction)}, fold {place.fold}, seed {place.seed}"
+    by = f", {EVALUATIONS[place.evaluation]}" if place.evaluation in EVALUATIONS.keys() - {"finetune"} else ""
+    return f"{place.method}{by} at {percent(place.fraction)}, fold {place.fold}, seed {place.seed}"
+
+
+def titled(evaluation: str) -> str:
+    """An evaluation at the beginning of a line: `Linear probe`, `kNN`."""
+    name = EVALUATIONS[evaluation]
+    return name if name[1].isupper() else f"{name[0].upper()}{name[1:]}"
 
 
 def percent(fraction: float) -> str:

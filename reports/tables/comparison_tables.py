@@ -7,7 +7,7 @@ import math
 from voxbench.reports.judging.analysis import Analysis, Comparison, Efficiency
 from voxbench.reports.judging.remarks import unevenness
 from voxbench.reports.judging.words import counted, interval, p_value, signed
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.run_folder import EVALUATIONS, percent
 from voxbench.reports.tables.naming import legend, named
 from voxbench.reports.tables.table import Entry, Table
 
@@ -32,7 +32,7 @@ def interval_table(analysis: Analysis) -> Table:
                 entries.append(Entry(told))
         rows.append(tuple(entries))
     return Table(
-        title=f"Rank, AUPRC and its 95 % interval on {grid.name}",
+        title=f"Rank, AUPRC and its 95 % interval on {grid.title}",
         columns=("Method", *map(percent, grid.fractions)),
         rows=tuple(rows),
         notes=(
@@ -56,7 +56,7 @@ def comparison_table(analysis: Analysis, fraction: float) -> Table:
         key=lambda one: (not one.separable, -one.difference),
     )  # fmt: skip
     return Table(
-        title=f"Pairs of methods at {percent(fraction)} of the labels",
+        title=f"Pairs of methods at {percent(fraction)} of the labels{_by_evaluation(analysis)}",
         columns=("Pair", "Difference", "p bootstrap", "p t-test", "P(better)", "Separable"),
         rows=tuple(_pair(one) for one in pairs),
         notes=(
@@ -66,6 +66,11 @@ def comparison_table(analysis: Analysis, fraction: float) -> Table:
             *unevenness(analysis.grid, [fraction]),
         ),
     )
+
+
+def _by_evaluation(analysis: Analysis) -> str:
+    evaluation = analysis.grid.evaluation
+    return "" if evaluation == "finetune" else f", {EVALUATIONS[evaluation]}"
 
 
 def _family(analysis: Analysis) -> str:

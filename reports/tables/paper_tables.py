@@ -51,7 +51,7 @@ def main_table(grid: Grid, tied: Mapping[float, frozenset[str]] | None = None, *
     footer = (Entry("no skill"), *(chance for _ in grid.fractions), *blanks)
     heading = ((Entry("yardsticks:"), *(Entry(""),) * (len(columns) - 1)),) if grid.yardsticks else ()
     return Table(
-        title=f"AUPRC on {grid.name}",
+        title=f"AUPRC on {grid.title}",
         columns=columns,
         rows=tuple(row for method, row in rows.items() if method not in grid.yardsticks),
         footers=(footer, *heading, *(rows[method] for method in grid.yardsticks)),
@@ -145,12 +145,13 @@ def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list
         spread = "One fold and one seed: there is no spread to show, and no replicate to test with"
     where = ", ".join(devices(grid)) or "unknown device"
     unit = _cost_unit(grid)[0].capitalize()
+    training = "fine-tuning" if grid.evaluation == "finetune" else "fit"
     known = math.isfinite(grid.prevalence)  # where a cell was scored
     lifted = f" (prevalence {grid.prevalence:.3f}; small test parts lift every AUPRC)" if known else ""
     notes = [
         " ".join([f"{spread}. Bold: the highest mean of a column.", *unevenness(grid, grid.fractions)]),
         f"Labels: labelled volumes spent on training, selection and pretraining together, at "
-        f"{', '.join(map(percent, grid.fractions))}. {unit}: pretraining and fine-tuning of one model, "
+        f"{', '.join(map(percent, grid.fractions))}. {unit}: pretraining and {training} of one model, "
         f"a mean over its cells ({where}). Memory: its peak. No skill: the mean of random "
         f"rankings of the same test parts{lifted}.",
     ]

@@ -54,6 +54,7 @@ class RunMaker:
     decimals: int = 12
     yardsticks: Sequence[str] = ()  # which of the methods are
     told_roles: bool = True  # False: a folder of before rows had one
+    probed: Mapping[str, float] | None = None  # skills by a linear probe, where the run has one beside fine-tuning
 
     def write(self, path: Path) -> Path:
         """Write the folder and return it."""
@@ -67,6 +68,8 @@ class RunMaker:
                     for seed in self.seeds:
                         if not self.skip(method, fraction, fold, seed):
                             self._cell(path, (method, fraction, fold, seed), rows, predictions)
+                            if method in (self.probed or {}):
+                                self._cell(path, (method, fraction, fold, seed), rows, predictions, "linear")
             if self.methods[method] != 0.9:
                 self._stage(path, method)
         self._documents(path)
@@ -84,6 +87,7 @@ class RunMaker:
             *scores,
             *predicted,
             "finding",
+            *(["evaluation"] * (self.probed is not None)),
         ]
         _write_csv(path / "predictions.csv", columns, predictions)
         return path
@@ -101,17 +105,27 @@ class RunMaker:
         parts = [rng.permutation(self.patients) % self.folds for _ in range(1 if once else max(self.seeds) + 1)]
         self.fold_of = [np.repeat(part, self.units_each) for part in parts]  # a seed, or all seeds, each [n]
 
-    def _cell(self, path: Path, at: tuple[str, float, int, int], rows: list[Any], predictions: list[Any]) -> None:
+    def _cell(
+        self,
+        path: Path,
+        at: tuple[str, float, int, int],
+        rows: list[Any],
+        predictions: list[Any],
+        evaluation: str = "finetune",
+    ) -> None:
         method, fraction, fold, seed = at
+        if evaluation == "finetune" and self._role(method) == "yardstick":
+            evaluation = "own"
         rng = np.random.default_rng([self.seed, seed, fold, int(1000 * fraction), *map(ord, method)])
         tested = np.flatnonzero(self.fold_of[min(seed, len(self.fold_of) - 1)] == fold)
         error = self.fail(*at)
-        scores = self._scores(rng, method, fraction, tested, self.hard.get(fold, 0.0))
+        skills = (self.probed or {}) if evaluation == "linear" else self.methods
+        scores = self._scores(rng, skills[method], fraction, tested, self.hard.get(fold, 0.0))
         if self.constant(*at):
             scores = np.full_like(scores, 1 / max(2, scores.shape[1]))
         n_train = round(fraction * (self.patient.size - tested.size) * 0.8)
         n_val = max(20, round(fraction * (self.patient.size - tested.size) * 0.2))
-        key = f"{method}-{fraction}-{fold}-{seed}"
+        key = f"{method}-{fraction}-{fold}-{seed}" + ("-linear" if evaluation == "linear" else "")
         threshold = 0.45 if len(self.classes) == 2 else None
         row = dict.fromkeys(COLUMNS, "") | {
             "dataset": self.dataset,
@@ -132,6 +146,7 @@ class RunMaker:
             "collapsed": "false",
             "error": error,
             "key": key,
+            "evaluation": evaluation if self.probed is not None else "",
         }
         if not error:
             seconds = 0.0 if self.methods[method] == 0.9 else 90 + 60 * self.methods[method]
@@ -171,6 +186,7 @@ class RunMaker:
                     "label": self.label[unit],
                     "finding": self.finding[unit] if len(self.classes) == 2 else "",
                     "predicted": decided,
+                    **({"evaluation": evaluation} if self.probed is not None else {}),
                 }
                 | dict(zip(names, score, strict=True))
             )
@@ -178,10 +194,8 @@ class RunMaker:
     def _role(self, method: str) -> str:
         return "yardstick" if method in self.yardsticks else "baseline" if method == "supervised" else "method"
 
-    def _scores(self, rng: np.random.Generator, method: str, fraction: float, tested: Any, less: float) -> Any:
-        skill = (
-            -less + self.methods[method] + 0.6 * np.log10(fraction) * (1 if self.methods[method] > 0.9 else 1.3) + 0.3
-        )
+    def _scores(self, rng: np.random.Generator, of_method: float, fraction: float, tested: Any, less: float) -> Any:
+        skill = -less + of_method + 0.6 * np.log10(fraction) * (1 if of_method > 0.9 else 1.3) + 0.3
         skill += 0.1 * rng.normal()
         labels = self.label[tested]
         if len(self.classes) == 2:
@@ -259,6 +273,7 @@ class RunMaker:
                 "seeds": list(self.seeds),
                 "fractions": list(self.fractions),
                 "val_share": 0.2,
+                **({} if self.probed is None else {"evaluate": ["finetune", "linear"]}),
             },
             "pretrain": {"optimizer": "adamw", "lr": 0.001, "batch": 16, "volumes": 6400},
             "finetune": {"optimizer": "adamw", "lr": 0.001, "batch": 16, "epochs": 20},
