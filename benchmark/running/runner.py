@@ -155,7 +155,7 @@ class Run:
         if earlier is not None:
             # What was planned once and has no result yet is not asked for any more.
             found = [cell["cell"] for cell in self.store.cells() if "cell" in cell]
-            known = {names["method"] for names in found}
+            known = {name for names in found for name in (names["method"], self.config.method_of(names["method"]))}
             for key in ("methods", "sources", "recipes"):
                 kept = {name: value for name, value in (earlier.get(key) or {}).items() if name in known}
                 data[key] = merge(kept, data[key])

@@ -16,11 +16,13 @@ def searches(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def standing(config: Mapping[str, Any], row: str) -> str:
     """Where the settings of the method in a row are from: TUNED, DEFAULT (the preset's and the user's) or CHANGED."""
-    method = row.partition("@")[0]
+    name = row.partition("@")[0]
+    method = name.partition("~")[0]  # of a sweep's variant
     found = [search["methods"][method] for search in searches(config) if method in search["methods"]]
     if not found:
         return DEFAULT
-    options, recipes = ((config.get(key) or {}).get(method) or {} for key in ("methods", "recipes"))
+    options = (config.get("methods") or {}).get(name) or {}
+    recipes = (config.get("recipes") or {}).get(method) or {}
 
     def has(name: str, value: Any) -> bool:
         kind, _, key = name.rpartition(".")

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import yaml
 
@@ -18,6 +20,7 @@ from voxbench.benchmark.settings.config import read_preset, resolve
 from voxbench.benchmark.settings.errors import AuditError, BenchError
 from voxbench.benchmark.tuning.search import Search
 from voxbench.benchmark.tuning.trials import Trials
+from voxbench.datasets.sinus.phantom import SinusPhantom
 from voxbench.datasets.volumes.bank import ClosedVolumeError, VolumeBank
 
 Tune = Callable[..., Path]
@@ -212,3 +215,27 @@ def test_folds_that_are_not_there_and_nothing_to_search(search: MakeSearch) -> N
         search(methods="pca")
     with pytest.raises(BenchError, match="fewer folds"):
         search(methods="supervised", own={"on_folds": "0,1,2"})
+
+
+def test_an_official_test_part_is_closed_with_all_its_patients_volumes(search: MakeSearch, tmp_path: Path) -> None:
+    data = SinusPhantom(SinusPhantom.Options(patients=12, pool_patients=2))
+    rows = ["path,patient_id,label,split"]
+    labelled = [item for item in data.items() if item.label is not None]
+    patients = list(dict.fromkeys(item.patient for item in labelled))
+    for item in labelled:
+        part = ("train", "train", "val", "test")[patients.index(item.patient) % 4]
+        nibabel.Nifti1Image(data.read(item)[0], np.diag([1.5, 1.5, 1.5, 1.0])).to_filename(
+            tmp_path / f"{item.volume}.nii.gz"
+        )
+        rows.append(f"{item.volume}.nii.gz,{item.patient},{('normal', 'anomalous')[item.label or 0]},{part}")
+    manifest = tmp_path / "cohort.csv"
+    manifest.write_text("\n".join(rows) + "\n")
+    found = search(("protocol.min_val_per_class=1",), methods="simclr", dataset=str(manifest), folds=None)
+    items = found.bank.items
+    assert found.splits.closed == {i for i, item in enumerate(items) if item.split == "test"}
+    (cell,) = found._planned(found.config).plan.cells.values()
+    assert {items[i].split for i in cell.test} == {"val"}
+    assert {items[i].split for i in cell.train} == {"train"}
+    assert {items[i].split for stage in found._planned(found.config).plan.stages.values() for i in stage.members} == {
+        "train"
+    }
