@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 .PHONY: demo test faults check lint types rates copies priors clean
 
 demo: $(VENV)/.installed          ## all methods on the embedded phantom: table and report
-	$(BIN)/bench run --methods all --fractions 0.1,1.0 --folds 2 --out $(RUN)
+	$(BIN)/bench run --methods all --fractions 0.1 --folds 2 --evaluate finetune,linear,knn --out $(RUN)
 
 test: lint types                  ## what CI runs: lint, types, tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

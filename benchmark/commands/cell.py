@@ -57,8 +57,8 @@ def execute(folder: Path, keys: Sequence[str], console: Console, *, only: bool, 
     if stop.signal != signal.SIGUSR2:
         raise KeyboardInterrupt
     job = next((task.job for task in ready if task.job.key == log.at_work), None)
-    if isinstance(job, CellPlan) and not log.ended and _at_limit(warning):
-        # No later attempt would come further: fine-tuning has no checkpoint to go on from.
+    if isinstance(job, CellPlan) and not job.trained and not log.ended and _at_limit(warning):
+        # No later attempt would come further: a predictor's fit has no checkpoint to go on from.
         error = TimeLimitError("takes longer than the time limit of its job: raise it (--slurm time=...)")
         with setup.opened() as context:
             fail(context, job, error, setup.provenance)

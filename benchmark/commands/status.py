@@ -13,11 +13,12 @@ from rich.text import Text
 
 from voxbench.benchmark.commands.terminal import duration
 from voxbench.benchmark.records.store import Store
-from voxbench.benchmark.running.executor import Executor
+from voxbench.benchmark.running.executor import Executor, State
 from voxbench.benchmark.running.grid import Entry, Grid, current_grid
 from voxbench.benchmark.running.local import Local
 from voxbench.benchmark.running.setup import Setup
-from voxbench.benchmark.running.slurm import Slurm
+from voxbench.benchmark.running.slurm import FOLDER, Slurm
+from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION
 from voxbench.reports.tables.fitted import Fitted
 
@@ -29,7 +30,16 @@ def status(folder: Path, console: Console, *, keys: bool) -> None:
     job's. Raises BenchError."""
     grid = current_grid(folder)
     store = Store(folder)
-    state, costs, errors = _states(grid, store, _executor(grid))
+    queued: dict[str, State] = {}
+    for executor in _executors(grid):
+        try:
+            queued |= executor.poll()
+        except BenchError as error:
+            if grid.executor == "slurm":
+                raise
+            note = f"{error}; what may wait there counts as missing"  # an earlier part of the run, from elsewhere
+            console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+    state, costs, errors = _states(grid, store, queued)
     _table(grid, state, console)
     for what in ("running", "failed"):
         named = [key for key, value in state.items() if value == what]
@@ -50,22 +60,23 @@ def status(folder: Path, console: Console, *, keys: bool) -> None:
 
 def cancel(folder: Path, console: Console) -> None:
     """Ends what carries out the run. Raises BenchError."""
-    said = _executor(current_grid(folder)).cancel()
+    said = "; ".join(executor.cancel() for executor in _executors(current_grid(folder)))
     console.print(f"{said}; what is done is kept, and the same `bench run` goes on from there", soft_wrap=True)
 
 
-def _executor(grid: Grid) -> Executor:
-    if grid.executor == "slurm":
-        return Slurm(grid)
-    return Local(Setup(config=grid.config, runtime=grid.runtime, bank=grid.bank, provenance={}))
+def _executors(grid: Grid) -> list[Executor]:
+    """All that may have jobs of the run: it may have been begun here and continued on a cluster, or the other way."""
+    local = Local(Setup(config=grid.config, runtime=grid.runtime, bank=grid.bank, provenance={}))
+    submitted = grid.executor == "slurm" or (grid.runtime.out / FOLDER).is_dir()
+    return [Slurm(grid), local] if submitted else [local]
 
 
 def _states(
-    grid: Grid, store: Store, executor: Executor
+    grid: Grid, store: Store, queued: Mapping[str, State]
 ) -> tuple[dict[str, str], dict[str, tuple[str, float]], dict[str, str]]:
     """By key: done, failed, running, waiting or missing; (device, seconds) of what was done; errors."""
     state, costs, errors = {}, {}, {}
-    queued, claimed = executor.poll(), store.at_work()
+    claimed = store.at_work()
     for key, entry in grid.jobs.items():
         record = _record(store, key, entry)
         if record is not None and record["status"] == "ok":

@@ -40,7 +40,7 @@ def _commit() -> str | None:
     """The commit of voxbench's own checkout, where it is run from one; '+' marks uncommitted changes."""
     here = Path(__file__).resolve().parent
     try:
-        run = ["git", "-C", str(here)]
+        run = ["git", "--no-optional-locks", "-C", str(here)]  # beside the user's own git
         commit = subprocess.run([*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, timeout=10)
         dirty = subprocess.run([*run, "status", "--porcelain"], capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -16,7 +16,9 @@ import yaml
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.datasets.files import SYSTEM_FILES, TEMPORARY, cause, remedy
 
-FOLDERS = frozenset({"cells", "stages", "claims", "report", "wandb", "private", "damaged", "plugins", "tuning"})
+FOLDERS = frozenset(
+    {"cells", "stages", "checkpoints", "claims", "report", "wandb", "private", "damaged", "plugins", "tuning"}
+)
 FILES = frozenset(
     {"config.yaml", "dataset.json", "environment.json", "audit.json", "results.csv", "predictions.csv", "tables.json",
      "tuned.yaml"}

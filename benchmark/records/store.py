@@ -6,15 +6,18 @@ computes it again.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
+import pickle
 import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping, Set
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ CLAIM_BEAT_S = 15.0
 CLAIM_STALE_S = 120.0
 WRITTEN_IN_S = 5.0  # a table or a setting, which are written without a claim
 _RECORD = frozenset({"result_version", "key", "status"})  # what each cell and stage has
+TARGETS = "targets.bin"  # beside the record of a stage, until it is finished
 _DIGEST = hashlib.sha256().digest_size  # bytes at the end of a checkpoint
 
 
@@ -110,8 +114,14 @@ class Store:
     def cells(self) -> list[dict[str, Any]]:
         """All whole results in the folder, by path."""
         paths = sorted((self.root / "cells").glob("*/*.json"))
-        found = (self._record(path, path.stem) for path in paths)
-        return [cell for cell in found if cell is not None]
+        found = []
+        for path in paths:
+            cell = self._record(path, path.stem)
+            if cell is not None and cell.get("cell", {}).get("method", path.parent.name) != path.parent.name:
+                self.damaged.add(path)  # a copy in another method's folder
+            elif cell is not None:
+                found.append(cell)
+        return found
 
     def has_weights(self, key: str) -> bool:
         """Whether a finished stage's weights are all there and as they were written."""
@@ -148,31 +158,34 @@ class Store:
             path.unlink(missing_ok=True)
 
     def save_checkpoint(self, key: str, state: Mapping[str, Any]) -> None:
-        """An unfinished stage, to go on from after a stop."""
+        """An unfinished job, to go on from after a stop. The one before it is kept as well."""
         whole = io.BytesIO()  # torch would turn a full disk into an error of its own, without the cause
         torch.save(dict(state), whole)
         parts = (whole.getbuffer(), hashlib.sha256(whole.getbuffer()).digest())
-        write_whole(self.stage_folder(key) / "checkpoint.pt", lambda file: file.writelines(parts))
+        last, before = self._checkpoints(key)
+        with contextlib.suppress(FileNotFoundError):  # the first, or another attempt at the job was faster
+            last.replace(before)
+        write_whole(last, lambda file: file.writelines(parts))
 
     def load_checkpoint(self, key: str) -> dict[str, Any] | None:
-        """The last checkpoint of an unfinished stage, on the CPU: a training moves what it keeps on its device.
+        """The last whole checkpoint of an unfinished job, on the CPU: a training moves what it keeps on its device.
 
-        None where there is no whole one: a damaged one is set aside, and the stage begins anew.
+        None where there is none: damaged ones are set aside, and the job begins anew.
         """
-        path = self.stage_folder(key) / "checkpoint.pt"
-        if not path.exists():
-            return None
-        content = path.read_bytes()
-        if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
+        for path in self._checkpoints(key):
+            try:
+                state = _unpacked(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            if state is not None:
+                return state
             self._move_aside(path)
-            return None
-        state: dict[str, Any] = torch.load(io.BytesIO(content[:-_DIGEST]), map_location="cpu", weights_only=True)
-        return state
+        return None
 
     def drop_checkpoint(self, key: str) -> None:
-        """Removes what a finished stage no longer needs: its checkpoint, and its targets, which can be large."""
-        for name in ("checkpoint.pt", "targets.npy", "targets-made.npy"):
-            (self.stage_folder(key) / name).unlink(missing_ok=True)
+        """Removes what a finished job no longer needs: its checkpoints, and a stage's targets, which can be large."""
+        for path in (*self._checkpoints(key), self.stage_folder(key) / TARGETS):
+            path.unlink(missing_ok=True)
 
     def write_table(self, name: str, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
         """A CSV file in the run folder; a missing value is an empty field."""
@@ -209,12 +222,14 @@ class Store:
         if self.at_work():
             return
         left = [path for path in (self.root / "claims").glob("*") if Claim.owner(path) is None]
-        for pattern in ("", "cells/*/", "stages/*/", "private/", "private/*/"):
+        for pattern in ("", "cells/*/", "stages/*/", "checkpoints/", "private/", "private/*/"):
             left += [path for path in self.root.glob(f"{pattern}{TEMPORARY}*") if _age(path) > WRITTEN_IN_S]
         for path in left:
             path.unlink(missing_ok=True)
-        for key in (path.parent.name for path in self.root.glob("stages/*/checkpoint.pt")):
-            if (self.stage(key) or {}).get("status") == "ok":
+        unfinished = {path.name.partition(".")[0] for path in self.root.glob("checkpoints/*.pt")}
+        for key in unfinished | {path.parent.name for path in self.root.glob(f"stages/*/{TARGETS}")}:
+            cells = (self._record(path, key) for path in self.root.glob(f"cells/*/{key}.json"))
+            if any((record or {}).get("status") == "ok" for record in (self.stage(key), *cells)):
                 self.drop_checkpoint(key)
 
     def _record(self, path: Path, key: str) -> dict[str, Any] | None:
@@ -230,11 +245,17 @@ class Store:
             return None
         return record
 
+    def _checkpoints(self, key: str) -> tuple[Path, Path]:
+        """The last, and the one before it, which is there if the last is found damaged."""
+        folder = self.root / "checkpoints"
+        return folder / f"{key}.pt", folder / f"{key}.before.pt"
+
     def _move_aside(self, path: Path) -> None:
         place = self.root / "damaged" / path.relative_to(self.root)
         place.parent.mkdir(parents=True, exist_ok=True)
         number = sum(1 for _ in place.parent.glob(f"{place.name}*"))
-        path.replace(place.with_name(f"{place.name}.{number}"))
+        with contextlib.suppress(FileNotFoundError):  # another process has moved it already
+            path.replace(place.with_name(f"{place.name}.{number}"))
 
 
 class Claim:
@@ -262,8 +283,12 @@ class Claim:
                     return None
                 path.unlink(missing_ok=True)
                 continue
-            with os.fdopen(descriptor, "w") as file:
-                json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+            except OSError as error:  # a full disk: an empty claim would block others until it is stale
+                path.unlink(missing_ok=True)
+                raise OSError(error.errno, error.strerror, str(path)) from error
             return cls(path)
         return None
 
@@ -288,17 +313,17 @@ class Claim:
     def owner(cls, path: Path) -> dict[str, Any] | None:
         """Who holds a claim, as far as it is known; None for a stale one, and where there is none."""
         try:
-            age = time.time() - path.stat().st_mtime
-            text = path.read_text()
+            age = _age(path)
+            text = path.read_bytes()
         except FileNotFoundError:
             return None
         try:
-            owner = dict(json.loads(text))
-        except ValueError:
-            owner = {"host": None, "pid": None}  # its maker has not written it yet, or never will
-        if owner.get("host") == socket.gethostname() and not _alive(int(owner["pid"])):
+            host, pid = itemgetter("host", "pid")(json.loads(text))
+        except (ValueError, TypeError, KeyError):
+            host, pid = None, None  # its maker has not written it yet, or never will
+        if host == socket.gethostname() and not (isinstance(pid, int) and _alive(pid)):
             return None
-        return owner if age <= CLAIM_STALE_S else None
+        return {"host": host, "pid": pid} if age <= CLAIM_STALE_S else None
 
     @classmethod
     def _stale(cls, path: Path) -> bool:
@@ -306,11 +331,22 @@ class Claim:
 
 
 def _age(path: Path) -> float:
-    """Seconds since it was last written; 0 where it is gone."""
+    """Seconds since it was last written, or until then, where the clock has gone back; 0 where it is gone."""
     try:
-        return time.time() - path.stat().st_mtime
+        return abs(time.time() - path.stat().st_mtime)
     except FileNotFoundError:
         return 0.0
+
+
+def _unpacked(content: bytes) -> dict[str, Any] | None:
+    """What a checkpoint's file holds; None where it is damaged."""
+    body = content[:-_DIGEST]
+    if hashlib.sha256(body).digest() != content[-_DIGEST:]:
+        return None
+    try:
+        return dict(torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError):  # what only running code could load, or no file of torch's
+        return None
 
 
 def _seal_of(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -88,8 +89,11 @@ class Grid(_Model):
 
     def write(self) -> None:
         """Keeps it, as the run folder's current grid."""
-        own_folder(self.runtime.out, FOLDER.name)
+        folder = own_folder(self.runtime.out, FOLDER.name)
+        newest = max((path.stat().st_mtime_ns for path in folder.glob("*.json")), default=0)
         write_text(self.path, self.model_dump_json() + "\n", private=True)
+        if self.path.stat().st_mtime_ns <= newest:  # the clock has gone back
+            os.utime(self.path, ns=(newest + 1, newest + 1))
 
     def narrowed(self, keys: Iterable[str]) -> Config:
         """A configuration whose plan has these jobs and few others: planning a whole grid for one cell takes long."""

@@ -33,7 +33,7 @@ from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION
 from voxbench.datasets.base import Dataset
 from voxbench.datasets.splits import official_fold
-from voxbench.datasets.volumes.bank import VolumeBank
+from voxbench.datasets.volumes.bank import BankDamagedError, VolumeBank
 
 
 @dataclass(kw_only=True)
@@ -67,10 +67,10 @@ class Run:
         dataset = build_dataset(config, runtime.data_root)
         try:
             bank = VolumeBank(grid.bank)
-        except FileNotFoundError:
+        except BankDamagedError:
             raise BenchError(
-                f"{grid.bank}: no prepared volumes here: give --cache a folder that all machines share, and run the "
-                "same `bench run` again"
+                f"{grid.bank}: no prepared volumes here, or damaged ones: give --cache a folder that all machines "
+                "share, and run the same `bench run` again"
             ) from None
         run = cls.planned(config, runtime, dataset, bank)
         if not {*(grid.jobs if keys is None else keys)} <= {*run.plan.stages, *run.plan.cells}:
@@ -272,7 +272,10 @@ def _read_config(store: Store) -> dict[str, Any] | None:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         Config.model_validate(data)
     except (yaml.YAMLError, ValueError) as error:  # also bytes that are no text
-        raise BenchError(f"{path}: not a configuration of this version of voxbench: choose another --out") from error
+        raise BenchError(
+            f"{path}: not a configuration of this version of voxbench: if it was damaged, delete it, and the same "
+            "command writes it anew; else choose another --out"
+        ) from error
     return dict(data)
 
 

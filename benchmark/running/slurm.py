@@ -108,11 +108,12 @@ class Slurm(Executor):
         return found
 
     def _keys(self, element: Element) -> list[str]:
-        """Of the jobs of an element; none of the one that makes the tables."""
+        """Of the jobs of an element; none of the one that makes the tables, nor where their list was damaged."""
         path = self._packs(element.name)
         if not element.index.isdecimal() or not path.exists():
             return []
-        return path.read_text(encoding="utf-8").splitlines()[int(element.index)].split()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return lines[int(element.index)].split() if int(element.index) < len(lines) else []
 
     def _packs(self, name: str) -> Path:
         return self.folder / f"{name}.txt"

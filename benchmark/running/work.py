@@ -92,8 +92,6 @@ def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
     """Writes the record of `job`."""
     if isinstance(job, StagePlan):
         context.store.write_stage(job.key, record)
-        if record["status"] == "ok":
-            context.store.drop_checkpoint(job.key)
     else:
         names, labels = cell_names(context, job), label_counts(context, job)
         sources = {
@@ -103,6 +101,8 @@ def save(context: Context, job: Job, record: Mapping[str, Any]) -> None:
         }
         record = {**record, "cell": names, "labels": labels, "stages": list(job.stages), **sources}
         context.store.write_cell(job.method, job.key, record)
+    if record["status"] == "ok":
+        context.store.drop_checkpoint(job.key)
 
 
 def fail(context: Context, job: Job, error: BaseException, provenance: Mapping[str, Any]) -> None:

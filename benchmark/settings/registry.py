@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from voxbench.datasets.base import Dataset
 from voxbench.methods.base import Encoder, Method
 
 Kind = Literal["methods", "encoders", "datasets"]
+_PLAIN = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99}")  # results lie in a folder of this name
 _BASES: Mapping[Kind, type] = {"methods": Method, "encoders": Encoder, "datasets": Dataset}
 
 
@@ -30,12 +32,16 @@ def names(kind: Kind) -> Mapping[str, EntryPoint]:
 def load(kind: Kind, spec: str) -> Any:
     """The class registered as `spec`, or the one that ``path/to/file.py:Class`` names.
 
-    Raises BenchError for an unknown name, a file that does not import, or a class of another kind.
+    Raises BenchError for an unknown name, a file that does not import, a class of another kind, or one whose own name
+    cannot name a folder.
     """
     found = _from_file(kind, spec) if ".py:" in spec else _from_entry_point(kind, spec)
     base = _BASES[kind]
     if not (isinstance(found, type) and issubclass(found, base)):
         raise BenchError(f"{spec}: this is not a subclass of voxbench's {base.__name__}")
+    name = getattr(found, "name", None)
+    if isinstance(name, str) and not _PLAIN.fullmatch(name):
+        raise BenchError(f"{spec}: its name {name!r} is to name a folder: use no slash, and no dot to begin with")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from voxbench.benchmark.tracking.record import Entry, TableData
 
 Mode = Literal["online", "offline"]
 NOBODY = "voxbench"  # in place of the names of host, user and program, which wandb would otherwise look up
+DATA_DIR = "WANDB_DATA_DIR"
+PLAIN_PLACES = ("/tmp", "/var/tmp")  # rather than TMPDIR, which may have a user's or a study's name in it
 INIT_TIMEOUT_S = 20.0
 FINISH_TIMEOUT_S = 300.0
 
@@ -28,7 +31,8 @@ class Publisher:
     """Makes W&B runs of entries.
 
     Offline, wandb's files lie in ``RUN/wandb/offline-run-<time>-<id>``, one folder an id. Online, they lie in a
-    temporary folder: the run folder has everything that is in them.
+    temporary folder: the run folder has everything that is in them. wandb tells the server from which places it takes
+    an artifact's files, so online those are copies in that folder, whose name says nothing.
     """
 
     def __init__(self, run: Path, mode: Mode, project: str) -> None:
@@ -92,19 +96,36 @@ class Publisher:
         artifact = wandb.Artifact(f"{entry.config['experiment']}-report", type="report")
         folder = self.run / "wandb" / "report"
         for name in entry.files:
-            artifact.add_file(str(folder / name), name=name, skip_cache=True, policy="immutable")
+            policy = "mutable" if self.mode == "online" else "immutable"  # the former copies it first
+            artifact.add_file(str(folder / name), name=name, skip_cache=True, policy=policy)
         run.log_artifact(artifact)
 
     @contextmanager
     def _folder(self, identity: str) -> Iterator[Path]:
         if self.mode == "online":
-            with tempfile.TemporaryDirectory(prefix="voxbench-wandb-", ignore_cleanup_errors=True) as temporary:
+            place = next((place for place in PLAIN_PLACES if os.access(place, os.W_OK)), None)
+            with (
+                tempfile.TemporaryDirectory(prefix="voxbench-", dir=place, ignore_cleanup_errors=True) as temporary,
+                _copies_in(temporary),
+            ):
                 yield Path(temporary)
             return
         # What an earlier, perhaps killed, process wrote of this run gives way.
         for earlier in (self.run / "wandb").glob(f"offline-run-*-{identity}"):
             shutil.rmtree(earlier)
         yield self.run.resolve()
+
+
+@contextmanager
+def _copies_in(folder: str) -> Iterator[None]:
+    """Lets wandb put its copies of an artifact's files there for a block, and not into the user's home."""
+    before = os.environ.get(DATA_DIR)
+    os.environ[DATA_DIR] = folder
+    try:
+        yield
+    finally:
+        del os.environ[DATA_DIR]
+        os.environ.update({} if before is None else {DATA_DIR: before})
 
 
 def private_settings(mode: Mode, folder: Path) -> Any:

@@ -17,12 +17,13 @@ from voxbench.benchmark.records.costs import Meter, device_name
 from voxbench.benchmark.settings.assemble import placed, seeded
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
+from voxbench.benchmark.training.checkpoints import Checkpoints
 from voxbench.benchmark.training.classifier import Classifier, HeadFirst
 from voxbench.benchmark.training.context import Context, Progress
 from voxbench.benchmark.training.evaluate import Scored, by_unit, choose_threshold, metrics
 from voxbench.benchmark.training.pretrained import pretrained
 from voxbench.benchmark.training.selection import selection_for
-from voxbench.benchmark.training.train import Hooks, optimise, start
+from voxbench.benchmark.training.train import Hooks, Training, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
 from voxbench.methods.parts.prior import at_own_shares
 
@@ -57,7 +58,9 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
         def logits(members: tuple[int, ...], seen: set[int]) -> Tensor:
             return torch.from_numpy(predict(context, members, model, seen))
 
-        selection = selection_for(context, plan, weight, logits, training.steps, progress)
+        selection = selection_for(context, plan, weight, logits, training.steps)
+        checkpoints = Checkpoints(context.store, plan.key, loader, progress, selection)
+        checkpoints.resume(training)
 
         def loss(draw: Draw) -> Tensor:
             assert draw.labels is not None  # the loader is made with labels
@@ -65,7 +68,15 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
             return functional.cross_entropy(model(draw.views[0]), draw.labels, weight)
 
         hooks = Hooks(before_step=head_first.before_step)
-        optimise(training, loss, loader, recipe, hooks=hooks, on_step=selection)
+
+        def on_step(training: Training) -> bool:
+            if selection(training):
+                progress(training.steps, training.steps)
+                return True
+            checkpoints(training)
+            return False
+
+        optimise(training, loss, loader, recipe, hooks=hooks, on_step=on_step)
         selection.take(model)
         threshold = _threshold(context, plan, model, counts, selection.seen)
         tested: set[int] = set()
@@ -83,9 +94,9 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
         "curve": selection.curve,
         "best_step": selection.best_step,
         "falling": selection.falling,
-        "finetune_seconds": meter.seconds,
+        "finetune_seconds": meter.seconds + checkpoints.seconds_before,
         "peak_memory_mb": meter.peak_memory_mb,
-        "volumes_per_second": training.step * loader.batch / meter.seconds,
+        "volumes_per_second": checkpoints.steps_here(training) * loader.batch / meter.seconds,
         "device": device_name(context.device),
         "seen": {
             "train": sorted(context.bank.hashes[i] for i in loader.seen),

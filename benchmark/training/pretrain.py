@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,8 @@ from voxbench.benchmark.settings.assemble import build_method, placed
 from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed
 from voxbench.benchmark.training.batches import batch_of, looks
-from voxbench.benchmark.training.context import Context, Progress, StoppedError
+from voxbench.benchmark.training.checkpoints import Checkpoints
+from voxbench.benchmark.training.context import Context, Progress
 from voxbench.benchmark.training.diagnosis import diagnose
 from voxbench.benchmark.training.holdout import divided
 from voxbench.benchmark.training.moved import Moved, features_differ
@@ -27,7 +27,6 @@ from voxbench.benchmark.training.train import Hooks, NonFiniteLossError, Trainin
 from voxbench.datasets.views.loader import Draw, Loader, Plain
 from voxbench.methods.base import Method, MethodError, Stage
 
-CHECKPOINT_EVERY_S = 120.0
 COLLAPSED_ABOVE = 0.9  # of `collapse`: 0 = embeddings spread over the sphere, 1 = all the same
 PROBE = 64  # volumes whose embeddings are watched
 DIFFERING = 8  # volumes that an encoder must tell apart
@@ -58,8 +57,9 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         pace = Pace(stage, recipe.volumes, loader.volumes_per_step, passes)
         training = start(stage.module, recipe, pace.declared, stage.groups)
         moved = Moved(method, stage, passes)
-        watch = _Watch(context, plan, stage, loader, progress, moved)
-        watch.resume(training)
+        checkpoints = Checkpoints(context.store, plan.key, loader, progress, passes)
+        watch = _Watch(context, plan, stage, checkpoints, moved)
+        checkpoints.resume(training)
         if pace.counts and training.step:
             training.steps = pace.steps(training.step)
 
@@ -101,8 +101,8 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         "n_volumes": len(plan.members),
         "n_held_out": len(held_out),
         "n_normal_labels": len(plan.labels),
-        "seconds": meter.seconds + watch.seconds_before,
-        "volumes_per_second": watch.steps_here * spent / max(1, training.steps) / meter.seconds,
+        "seconds": meter.seconds + checkpoints.seconds_before,
+        "volumes_per_second": checkpoints.steps_here(training) * spent / max(1, training.steps) / meter.seconds,
         "peak_memory_mb": meter.peak_memory_mb,
         "device": device_name(context.device),
         "upstream": list(plan.upstream),
@@ -174,72 +174,29 @@ def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method, mem
 
 
 class _Watch:
-    """Called after each step: progress, collapse, checkpoints."""
+    """Called after each step: whether the encoder moves, collapse, checkpoints."""
 
-    def __init__(
-        self, context: Context, plan: StagePlan, stage: Stage, loader: Loader, progress: Progress, moved: Moved
-    ) -> None:
+    def __init__(self, context: Context, plan: StagePlan, stage: Stage, checkpoints: Checkpoints, moved: Moved) -> None:
         self.context = context
         self.moved = moved
         self.early = stage.finish is None  # or that may be what gives the encoder its weights
-        self.loader = loader
-        self.plan = plan
         self.embed = stage.embed
         self.module = stage.module
-        self.progress = progress
+        self.checkpoints = checkpoints
         self.collapse: float | None = None
-        self.seconds_before = 0.0
-        self.started_at = 0
-        self.steps_here = 0
-        self.clock = self.saved = time.perf_counter()
         self.probe = tuple(plan.members[:PROBE])
 
-    def resume(self, training: Training) -> None:
-        """Goes on from a checkpoint, if there is one."""
-        state = self.context.store.load_checkpoint(self.plan.key)
-        if state is not None:
-            training.load(state["training"])
-            self.seconds_before = float(state["seconds"])
-            self.loader.seen.update(state["seen"])
-            self.moved.passes.load(state["passes"])
-            self.started_at = training.step
-
     def __call__(self, training: Training) -> bool:
-        self.steps_here = training.step - self.started_at
         if self.early and training.step == LOOK_AT_STEP < training.steps:
             self.moved.check()
         if training.curve and training.curve[-1]["step"] == training.step and self._due(training):
             self._measure(training)
-        try:
-            self.progress(training.step, training.steps)
-        except StoppedError:
-            self._keep(training)
-            raise
-        if time.perf_counter() - self.saved > CHECKPOINT_EVERY_S and training.step < training.steps:
-            self._keep(training)
+        self.checkpoints(training)
         return False
-
-    def _keep(self, training: Training) -> None:
-        """A checkpoint."""
-        self.saved = time.perf_counter()
-        self._check_weights(training)
-        seconds = self.seconds_before + self.saved - self.clock
-        state = {
-            "training": training.state(),
-            "seconds": seconds,
-            "seen": sorted(self.loader.seen),
-            "passes": self.moved.passes.state(),
-        }
-        self.context.store.save_checkpoint(self.plan.key, state)
 
     def final(self, training: Training) -> None:
         """The last measurement."""
         self._measure(training)
-
-    def _check_weights(self, training: Training) -> None:
-        # On a GPU losses are looked at in bundles: a checkpoint in between must not keep what is lost already.
-        if not all(bool(torch.isfinite(weight).all()) for weight in self.module.parameters()):
-            raise NonFiniteLossError(f"weights are not finite at step {training.step}: lower the learning rate (lr)")
 
     def _due(self, training: Training) -> bool:
         # A tenth of the curve's points: watching costs a forward pass.

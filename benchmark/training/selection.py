@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn import functional
 from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.settings.config import FinetuneRecipe
 from voxbench.benchmark.settings.errors import BenchError
-from voxbench.benchmark.training.context import Context, Progress
+from voxbench.benchmark.training.context import Context
 from voxbench.benchmark.training.evaluate import UndefinedMetricError, by_unit, metrics
 from voxbench.benchmark.training.train import Training
 
@@ -42,14 +42,18 @@ class Selection(Protocol):
     def take(self, model: nn.Module) -> None:
         """Gives `model` the weights that were chosen."""
 
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: all that the steps so far have left."""
 
-def selection_for(
-    context: Context, plan: CellPlan, weight: Tensor, predict: Predict, steps: int, progress: Progress
-) -> Selection:
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from `state`."""
+
+
+def selection_for(context: Context, plan: CellPlan, weight: Tensor, predict: Predict, steps: int) -> Selection:
     """What the recipe asks for. `weight` is the loss's, [K]."""
     if context.config.finetune.selection == "none":
-        return LastStep(steps, progress)
-    return BestOnValidation(context, plan, weight, predict, steps, progress)
+        return LastStep(steps)
+    return BestOnValidation(context, plan, weight, predict, steps)
 
 
 class LastStep:
@@ -59,8 +63,7 @@ class LastStep:
     chose networks of 0.614 AUPRC where the last step had 0.663.
     """
 
-    def __init__(self, steps: int, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, steps: int) -> None:
         self.every = max(1, math.ceil(steps / POINTS))
         self.curve: list[dict[str, float | None]] = []
         self.best_step = 0
@@ -69,11 +72,10 @@ class LastStep:
 
     def __call__(self, training: Training) -> bool:
         """Notes the mean loss since the last point."""
-        self.progress(training.step, training.steps)
         self.losses.append(training.loss)
         self.best_step = training.step
         if training.step % self.every == 0 or training.step == training.steps:
-            mean = float(torch.stack(self.losses).mean())
+            mean = float(torch.stack([loss.to(training.loss.device) for loss in self.losses]).mean())
             self.curve.append({"step": training.step, "train_loss": mean, "val_loss": None, "val_auprc": None})
             self.losses = []
         return False
@@ -90,17 +92,22 @@ class LastStep:
     def take(self, model: nn.Module) -> None:
         """It has them."""
 
+    def state(self) -> dict[str, Any]:
+        """The curve and the losses since its last point."""
+        return {"best_step": self.best_step, "curve": self.curve, "losses": self.losses}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from `state`."""
+        self.best_step, self.curve, self.losses = state["best_step"], state["curve"], state["losses"]
+
 
 class BestOnValidation:
     """The lowest validation loss, with early stopping: the recipe of Bhattacharya et al. 2024."""
 
-    def __init__(
-        self, context: Context, plan: CellPlan, weight: Tensor, predict: Predict, steps: int, progress: Progress
-    ) -> None:
+    def __init__(self, context: Context, plan: CellPlan, weight: Tensor, predict: Predict, steps: int) -> None:
         self.val = plan.val
         self.predict = predict
         self.weight = weight.double().cpu()
-        self.progress = progress
         self.recipe: FinetuneRecipe = context.config.finetune_recipe(plan.method)
         self.every = max(1, math.ceil(steps / self.recipe.evaluations))
         self.may_stop_from = math.ceil(steps * max(self.recipe.warmup, self.recipe.stop_from))
@@ -115,7 +122,6 @@ class BestOnValidation:
 
     def __call__(self, training: Training) -> bool:
         """Looks at validation now and then, and says when to stop."""
-        self.progress(training.step, training.steps)
         if training.step % self.every and training.step < training.steps:
             return False
         logits = self.predict(self.val, self.seen)
@@ -130,10 +136,7 @@ class BestOnValidation:
             self.best_loss, self.best_step, self.stale = loss, training.step, 0
         elif training.step >= self.may_stop_from:  # a rate that still rises, or has just peaked, tells nothing
             self.stale += 1
-        if self.stale >= self.recipe.patience:
-            self.progress(training.steps, training.steps)
-            return True
-        return False
+        return self.stale >= self.recipe.patience
 
     @property
     def falling(self) -> bool:
@@ -143,6 +146,17 @@ class BestOnValidation:
     def take(self, model: nn.Module) -> None:
         """Those of the lowest loss."""
         model.load_state_dict(self.best)
+
+    def state(self) -> dict[str, Any]:
+        """The best weights so far, the curve, and how long nothing has been better."""
+        best = {"best": self.best, "best_loss": self.best_loss, "best_step": self.best_step}
+        return {**best, "stale": self.stale, "curve": self.curve, "seen": sorted(self.seen)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from `state`."""
+        self.best, self.best_loss, self.best_step = state["best"], state["best_loss"], state["best_step"]
+        self.stale, self.curve = state["stale"], state["curve"]
+        self.seen.update(state["seen"])
 
     def _auprc(self, logits: Tensor) -> float | None:
         """Of validation, for the curve alone: the loss selects. None where a class is missing from it."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
+from voxbench.benchmark.records.store import TARGETS
 from voxbench.benchmark.settings.errors import ContractError
 from voxbench.datasets.volumes.bank import VolumeBank
 from voxbench.datasets.volumes.resident import SHARE
 
+_SEAL = hashlib.sha256().digest_size
 MAPS_TOGETHER = 32  # on a GPU: more would gain nothing, and a median's windows take memory
 
 
@@ -24,8 +27,8 @@ class Targets:
 
     A small budget does not see every volume, and a map can cost more than a training step (the median filter of
     residual-SSL does). On a CPU each is made from its volume alone, so that it does not depend on the batch it came
-    in, and kept in a file for a stage that is interrupted. On a GPU those of a batch are made together and stay there
-    where they fit.
+    in, and kept in a file, under its seal, for a stage that is interrupted. On a GPU those of a batch are made together
+    and stay there where they fit.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class Targets:
     ) -> None:
         """`make` is `Stage.targets`; `module` is put in eval mode while it runs."""
         shape = (len(members), *bank.shape)
-        self.maps, self.made = _on_gpu(shape, device) or _in_files(folder, shape)
+        self.kept = _OnGpu(shape, device) if _fits(shape, device) else _InFile(folder / TARGETS, shape)
         self.together = MAPS_TOGETHER if device.type == "cuda" else 1
         self.make = make
         self.module = module
@@ -49,42 +52,88 @@ class Targets:
 
     def __call__(self, rows: Sequence[int]) -> Tensor:
         """The maps of these rows, float32 [B, C, D, H, W] on the device."""
-        missing = [row for row in rows if not self.made[row]]
+        maps = self.kept.read(rows)
+        missing = [row for row in rows if row not in maps]
         if missing:
             with torch.no_grad(), evaluating(self.module):
                 for first in range(0, len(missing), self.together):
                     some = missing[first : first + self.together]
-                    volumes = self.bank.batch([self.members[row] for row in some], self.device)
-                    maps = self.make(volumes)
-                    if maps.shape != volumes.shape:
-                        raise ContractError(
-                            f"its targets give {list(maps.shape)} for volumes {list(volumes.shape)}: give maps of the "
-                            "same shape"
-                        )
-                    self.maps[some] = maps.to(self.maps.device, torch.float16)
-                    self.made[some] = True
-        return self.maps[list(rows)].to(self.device, torch.float32)
+                    made = self._made(some)
+                    self.kept.write(some, made)
+                    maps |= zip(some, made, strict=True)
+        return torch.stack([maps[row] for row in rows]).to(self.device, torch.float32)
+
+    def _made(self, rows: Sequence[int]) -> Tensor:
+        """[B, C, D, H, W] float16. Raises MethodError for maps of another shape than their volumes."""
+        volumes = self.bank.batch([self.members[row] for row in rows], self.device)
+        maps = self.make(volumes)
+        if maps.shape != volumes.shape:
+            raise ContractError(
+                f"its targets give {list(maps.shape)} for volumes {list(volumes.shape)}: give maps of the same shape"
+            )
+        return maps.to(torch.float16)
 
 
-def _on_gpu(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Room for maps, and which are made; None on a CPU, and where they would take too much memory."""
+class _OnGpu:
+    """Maps in one tensor."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self.maps = torch.empty(shape, dtype=torch.float16, device=device)
+        self.there: set[int] = set()
+
+    def read(self, rows: Sequence[int]) -> dict[int, Tensor]:
+        """Those of these rows that are there."""
+        return {row: self.maps[row] for row in rows if row in self.there}
+
+    def write(self, rows: Sequence[int], maps: Tensor) -> None:
+        """Keeps maps [B, C, D, H, W]."""
+        self.maps[list(rows)] = maps
+        self.there.update(rows)
+
+
+class _InFile:
+    """Maps in a file, each behind the SHA-256 of its place and content.
+
+    A map that was cut, that a bit of was flipped or that a killed process half wrote counts as absent. Read and
+    written, and not mapped into memory: a full disk is then an error and not a crash.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.path = path
+        self.shape = shape[1:]
+        self.size = _SEAL + 2 * math.prod(self.shape)
+
+    def read(self, rows: Sequence[int]) -> dict[int, Tensor]:
+        """Those of these rows that are there, whole."""
+        maps = {}
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            for row in rows:
+                file.seek(row * self.size)
+                content = file.read(self.size)
+                if content[:_SEAL] == self._seal(row, content[_SEAL:]):
+                    map_ = np.frombuffer(content, np.float16, offset=_SEAL).reshape(self.shape)
+                    maps[row] = torch.from_numpy(map_.copy())
+        return maps
+
+    def write(self, rows: Sequence[int], maps: Tensor) -> None:
+        """Keeps maps [B, C, D, H, W]."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+            for row, map_ in zip(rows, maps, strict=True):
+                content = map_.cpu().numpy().tobytes()
+                file.seek(row * self.size)
+                file.write(self._seal(row, content) + content)
+
+    def _seal(self, row: int, content: bytes) -> bytes:
+        return hashlib.sha256(row.to_bytes(8, "little") + content).digest()
+
+
+def _fits(shape: tuple[int, ...], device: torch.device) -> bool:
+    """Whether maps may stay on the device: not on a CPU, nor where they would take too much memory."""
     if device.type != "cuda":
-        return None
+        return False
     free, _ = torch.cuda.mem_get_info(device)
-    if 2 * math.prod(shape) > SHARE * free:
-        return None
-    return torch.empty(shape, dtype=torch.float16, device=device), torch.zeros(shape[0], dtype=torch.bool)
-
-
-def _in_files(folder: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The same in memory maps of two files, kept from a stage that was interrupted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    maps = _array(folder / "targets.npy", np.float16, shape)
-    made = _array(folder / "targets-made.npy", np.bool_, shape[:1])
-    if maps is None or made is None:  # new, or one of the two was cut short by a kill
-        maps = open_memmap(folder / "targets.npy", mode="w+", dtype=np.float16, shape=shape)
-        made = open_memmap(folder / "targets-made.npy", mode="w+", dtype=np.bool_, shape=shape[:1])
-    return torch.from_numpy(maps), torch.from_numpy(made)  # they share the files' memory
+    return 2 * math.prod(shape) <= SHARE * free
 
 
 @contextmanager
@@ -104,12 +153,3 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for part, mode in before:
             part.training = mode
-
-
-def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap | None:
-    """The array in `path`; None if there is none, or not a whole one of this shape."""
-    try:
-        found = open_memmap(path, mode="r+")
-    except (FileNotFoundError, ValueError):
-        return None
-    return found if found.shape == shape and found.dtype == dtype else None

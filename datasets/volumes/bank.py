@@ -51,7 +51,7 @@ Progress = Callable[[int, int], None]
 Array = npt.NDArray[Any]
 
 
-class BankDamagedError(Exception):
+class BankDamagedError(DatasetError):
     """The folder is not a whole bank: cut short, altered, or of another format."""
 
 

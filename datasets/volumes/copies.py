@@ -19,7 +19,7 @@ from voxbench.datasets.volumes.likeness import Likeness
 from voxbench.datasets.volumes.poses import FLIPS
 from voxbench.datasets.volumes.registration import edge_likeness, register
 
-VERSION = 1  # raise it whenever other copies are found: banks keep what was found
+VERSION = 2  # raise it whenever other copies are found: banks keep what was found
 BLOCKS = 16  # block means along each axis, from which candidates are found
 CANDIDATES = 5  # of every volume, that are registered
 FLOOR = 0.85  # edge likeness from which a pair is kept; what counts as a copy is for the audit to say
@@ -62,40 +62,56 @@ def find_copies(blocks: Tensor, patients: Sequence[str], volumes: Volumes, shape
         return ()
     aspect = _aspect(shape)
     best: dict[tuple[int, int], float] = {}  # of a pair's mirror images the likeliest
-    for rows, others, flips, wanted in _candidates(Likeness(blocks), patients):
+    for rows, others, flips in _candidates(Likeness(blocks), patients):
         # Of the two the other is turned round: candidates of one volume then share its preparation.
         moving = _mirrored(blocks[others.flatten()], flips.flatten()).reshape(*others.shape, *blocks.shape[1:])
         poses, reached = register(blocks[rows], moving, COARSE_STEPS, aspect=aspect)
-        kept = wanted & (reached > GATE)
+        kept = reached > GATE
         fixed = blocks[rows][:, None].expand(moving.shape)
         kept[kept.clone()] = edge_likeness(fixed[kept], moving[kept], poses[kept]) > EDGE_GATE
         pairs = torch.stack([rows[kept.nonzero()[:, 0]], others[kept]], 1)
         for start in range(0, len(pairs), FEW):
             some = slice(start, start + FEW)
             alike = _edges(pairs[some], flips[kept][some], poses[kept][some], volumes, shape)
-            for (a, b), likeness in zip(pairs[some].tolist(), alike.tolist(), strict=True):
+            for (a, b), likeness in zip(pairs[some].sort(1).values.tolist(), alike.tolist(), strict=True):
                 best[a, b] = max(best.get((a, b), 0.0), likeness)
     floor = FLOOR if max(shape) >= FINE else COARSE_FLOOR
     return tuple(Copy(a, b, likeness) for (a, b), likeness in sorted(best.items()) if likeness >= floor)
 
 
-def _candidates(scores: Likeness, patients: Sequence[str]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Rows [n], their likeliest others [n, k], how these are flipped [n, k], and which are pairs at all [n, k]."""
+def _candidates(scores: Likeness, patients: Sequence[str]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows [n], some of their likeliest others [n, k], and how these are flipped [n, k]; no pair twice.
+
+    A pair is there if one of the two is among the likeliest of the other: a copy that is shifted far lies apart from
+    all, and where its origin has many that are nearer, it still has none nearer than its origin.
+    """
     people = torch.from_numpy(np.unique(np.asarray(patients), return_inverse=True)[1])
-    everyone = torch.arange(len(people))
+    nearest = [_nearest(scores, people, start) for start in range(0, len(people), ROWS)]
+    others, flips, allowed = (torch.cat(parts) for parts in zip(*nearest, strict=True))  # [N, k]
+    rows = torch.arange(len(people))[:, None].expand_as(others)
+    pair = (torch.minimum(rows, others) * len(people) + torch.maximum(rows, others)) * len(FLIPS) + flips
+    once = np.unique(pair[allowed].numpy(), return_index=True)[1]
+    kept = torch.zeros_like(allowed)
+    kept[tuple(allowed.nonzero()[torch.from_numpy(once)].T)] = True
+    counts = kept.sum(1)
+    for count in range(1, others.shape[1] + 1):  # rows of equally many together, so that nothing is made in vain
+        equal = (counts == count).nonzero()[:, 0]
+        for start in range(0, len(equal), ROWS):
+            some = equal[start : start + ROWS]
+            here = kept[some]
+            yield some, others[some][here].reshape(-1, count), flips[some][here].reshape(-1, count)
+
+
+def _nearest(scores: Likeness, people: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `ROWS` rows from `start` the likeliest others [n, k], how these are flipped, and which are pairs at all."""
+    rows, everyone = slice(start, min(start + ROWS, len(people))), slice(0, len(people))
     most = max(CANDIDATES, SPARE // len(people))
-    for start in range(0, len(people) - 1, ROWS):
-        rows = everyone[start : min(start + ROWS, len(people) - 1)]
-        later = slice(start + 1, len(people))
-        barred = (everyone[later] <= rows[:, None]) | (people[later] == people[rows, None])
-        count = min(most, len(people) - start - 1)
-        tops = []
-        for flip in range(len(FLIPS)):
-            table = scores.of(slice(start, start + len(rows)), flip, later).masked_fill_(barred, -torch.inf)
-            tops.append(table.topk(count))
-        values, which = torch.cat([top.values for top in tops], 1).topk(min(most, len(FLIPS) * count))
-        others = torch.cat([top.indices for top in tops], 1).gather(1, which) + start + 1
-        yield rows, others, which // count, values > -torch.inf
+    count = min(most, len(people) - 1)
+    same = people == people[rows, None]  # [n, N]
+    tables = (scores.of(rows, flip, everyone).masked_fill_(same, -torch.inf) for flip in range(len(FLIPS)))
+    values, others = (torch.cat(parts, 1) for parts in zip(*(table.topk(count) for table in tables), strict=True))
+    top, which = values.topk(min(most, values.shape[1]))
+    return others.gather(1, which), which // count, top > -torch.inf
 
 
 def _edges(pairs: Tensor, flips: Tensor, poses: Tensor, volumes: Volumes, shape: Sequence[int]) -> Tensor:

@@ -95,9 +95,9 @@ def _generators(aspect: Sequence[float]) -> Tensor:
 
 
 def _points(shape: Sequence[int]) -> Tensor:
-    """Which voxels registration looks at: every other one in the window suffices for 7 numbers."""
-    chequered = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")).sum(0) % 2 == 0
-    return ((window(shape) > 0.2) & chequered).flatten().nonzero()[:, 0]
+    """Which voxels registration looks at: every fourth in the window suffices for 7 numbers."""
+    x, y, z = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    return ((window(shape) > 0.2) & ((x + 2 * y + 3 * z) % 4 == 0)).flatten().nonzero()[:, 0]
 
 
 def _level(values: Tensor, inside: Tensor) -> Tensor:

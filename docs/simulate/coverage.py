@@ -8,6 +8,7 @@ often the interval lies above it (promised: 2.5 %), and, of scores without skill
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from voxbench.reports.stats.bootstrap import patient_weights, share_interval, st
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 ALIKE = 0.4  # correlation of the two volumes of a patient
+SHARED = 10  # cohorts that have their resamples in common
 
 
 class Setting(NamedTuple):
@@ -56,20 +58,31 @@ def _alike(patients: int, rng: np.random.Generator) -> Floats:
 
 
 def auprc(labels: Bools, scores: Floats, weights: Floats | None = None) -> Floats:
-    """[B] of volumes [P, 2] under weights of patients [B, P]."""
-    return average_precision(labels.ravel(), scores.ravel(), None if weights is None else weights.repeat(2, axis=1))
+    """[B] of volumes [P, 2] under weights of volumes [B, 2 P]."""
+    return average_precision(labels.ravel(), scores.ravel(), weights)
 
 
-def rates(setting: Setting, repetitions: int, n_resamples: int = 300, seed: int = 0) -> Rates:
-    """By simulation of `repetitions` cohorts."""
+def drawn(labels: Bools, scores: Floats, parts: Sequence[npt.NDArray[np.int64]], weights: Floats) -> Floats:
+    """[B] the mean over the test parts under weights of patients [B, P]."""
+    each = [auprc(labels[part], scores[part], weights[:, part.repeat(2)]) for part in parts]
+    mean: Floats = np.nanmean(each, axis=0)
+    return mean
+
+
+def rates(setting: Setting, repetitions: int, n_resamples: int = 100, seed: int = 0) -> Rates:
+    """By simulation of `repetitions` cohorts.
+
+    100 resamples know a standard error to 7 %, by which the coverage is 0.2 points lower than with the 2,000 of a
+    report. Resamples know nothing of the cohort, so one set of them serves `SHARED` cohorts.
+    """
     rng = np.random.default_rng(seed)
     means, lows, highs, chances = [], [], [], []
-    for _ in range(repetitions):
+    for number in range(repetitions):
         labels, scores, parts = cohort(setting, rng)
-        weights = patient_weights(setting.patients, n_resamples, rng)
-        draws = np.stack([auprc(labels[p], scores[p], weights[:, p]) for p in parts])
+        if number % SHARED == 0:
+            weights = patient_weights(setting.patients, n_resamples, rng)
         means.append(float(np.mean([auprc(labels[p], scores[p])[0] for p in parts])))
-        low, high = share_interval(means[-1], standard_error(np.nanmean(draws, axis=0)))
+        low, high = share_interval(means[-1], standard_error(drawn(labels, scores, parts, weights)))
         lows.append(low)
         highs.append(high)
         chances.append(float(np.mean([no_skill(labels[p].ravel().astype(np.int64), 1) for p in parts])))
@@ -81,12 +94,12 @@ if __name__ == "__main__":
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     print("patients prevalence folds separation | expected population | covered above claimed")
     for patients in (100, 300, 2000):
-        for prevalence in (0.05, 0.15, 0.5):
+        for prevalence in (0.05, 0.15, 0.3, 0.5):
             for folds in (3, 5):
                 for separation in (0.0, 1.5):
                     setting = Setting(patients, prevalence, folds, separation)
                     labels, scores, _ = cohort(Setting(50_000, prevalence, 1, separation), np.random.default_rng(1))
-                    found = rates(setting, count // 5 if patients == 2000 else count)
+                    found = rates(setting, count)
                     claimed = f"{found.claimed:.3f}" if separation == 0 else "-"
                     print(
                         *setting,

@@ -4,7 +4,7 @@ efficiency."""
 from __future__ import annotations
 
 import numpy as np
-from coverage import Setting, auprc, cohort
+from coverage import Setting, auprc, cohort, drawn
 
 from voxbench.reports.stats.bootstrap import patient_weights
 from voxbench.reports.stats.calibration import reliability
@@ -73,8 +73,8 @@ def efficiency(patients: int, repetitions: int) -> float:
         for skill in skills:
             scores = skill * truth + 0.7 * noise + 0.7 * cohort(setting, rng)[1]
             points.append(np.mean([auprc(truth[p], scores[p])[0] for p in parts]))
-            drawn = np.nanmean([auprc(truth[p], scores[p], weights[:, p]) for p in parts], axis=0)
-            draws.append(drawn - drawn.mean() + points[-1])
+            spread = drawn(truth, scores, parts, weights)
+            draws.append(spread - spread.mean() + points[-1])
         means.append(points)
         needed = labels_to_reach(labels, np.array(draws[:3]).T, draws[3])
         intervals.append(np.quantile(needed, [0.025, 0.975], method="nearest"))
@@ -85,19 +85,19 @@ def efficiency(patients: int, repetitions: int) -> float:
 
 if __name__ == "__main__":
     for folds, seeds in ((5, 3), (3, 10)):
-        averaged, counted = t_test(folds, seeds, 4000)
+        averaged, counted = t_test(folds, seeds, 20_000)
         what = f"t-test, {folds} folds x {seeds} seeds on one split"
         print(f"{what}: averaged {averaged:.3f}, counted {counted:.3f}", flush=True)
     for alike in (0.3, 0.6):
-        one, each = ranks(5, 4, alike, 200)
+        one, each = ranks(5, 4, alike, 600)
         print(
             f"ranks, 5 datasets, fractions alike by {alike}: {one:.3f}; each fraction a block: {each:.3f}", flush=True
         )
     for patients in (8, 20, 60):
-        covered = ", ".join(f"{often}: {recall(patients, often, 600):.3f}" for often in (0.5, 0.8, 0.95))
+        covered = ", ".join(f"{often}: {recall(patients, often, 2000):.3f}" for often in (0.5, 0.8, 0.95))
         print(f"recall of {patients} patients, covered at {covered}", flush=True)
     for units in (20, 80, 400):
-        shown, printed = calibration(units, 200)
+        shown, printed = calibration(units, 500)
         print(f"calibration, {units} units: perfect shows {shown:.3f}, printed {printed:.3f}", flush=True)
     for patients in (100, 300):
-        print(f"label efficiency, {patients} patients: covered {efficiency(patients, 300):.3f}", flush=True)
+        print(f"label efficiency, {patients} patients: covered {efficiency(patients, 1000):.3f}", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,8 +51,8 @@ def _load(stage: Stage) -> dict[str, npt.NDArray[np.generic]] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             images = {name: file[name] for name in (*ROWS, "names") if name in file}
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return None  # half-written: the report goes without it, as it does where a stage shows nothing
+    except (OSError, ValueError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile):
+        return None  # damaged: the report goes without it, as it does where a stage shows nothing
     enough = {"volume", "residual"} <= images.keys() and images["volume"].ndim == 3 and len(images["volume"]) > 0
     return images if enough else None
 

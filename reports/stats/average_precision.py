@@ -21,19 +21,22 @@ def average_precision(positive: Bools, scores: Floats, weights: Floats | None = 
     `positive` [n], `scores` [n], `weights` [B, n] or None for one row of ones. Returns [B]; NaN where a
     row has no weight on a positive or none on a negative unit: a ranking of one class alone says nothing.
     """
-    order = np.argsort(-scores, kind="stable")
-    ranked = positive[order]  # [n]
     if weights is None:
         weights = np.ones((1, len(scores)))
-    weight = weights[:, order]  # [B, n]
+    if not positive.any():
+        return np.full(len(weights), np.nan)
+    order = np.argsort(-scores, kind="stable")
+    ranked = np.flatnonzero(positive[order])  # places of the positive units, of which alone recall grows
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # the last unit of every group of ties
-    total = np.cumsum(weight, axis=1)[:, last]  # [B, groups] called positive so far
-    true = np.cumsum(weight * ranked, axis=1)[:, last]  # [B, groups] and rightly so
+    held, first = np.unique(np.searchsorted(last, ranked), return_index=True)  # the groups that hold a positive unit
+    stops = last[held]
+    weight = weights[:, order]  # [B, n]
+    gained = np.add.reduceat(weight[:, ranked], first, axis=1)  # [B, groups]
+    called = np.add.reduceat(weight[:, : stops[-1] + 1], np.append(0, stops[:-1] + 1), axis=1)
+    true, total = np.cumsum(gained, axis=1), np.cumsum(called, axis=1)  # called positive so far, rightly and at all
     precision = np.divide(true, total, out=np.zeros_like(true), where=total > 0)
-    gained = np.diff(true, axis=1, prepend=0.0)
-    positives, negatives = true[:, -1], total[:, -1] - true[:, -1]
-    area = (precision * gained).sum(axis=1)
-    defined = (positives > 0) & (negatives > 0)
+    area, positives = (precision * gained).sum(axis=1), true[:, -1]
+    defined = (positives > 0) & (weight.sum(axis=1) > positives)
     result: Floats = np.divide(area, positives, out=np.full_like(area, np.nan), where=defined)
     return result
 

@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from voxbench.benchmark.commands.run import Arguments, configuration, execute
-from voxbench.benchmark.running.runner import Run
+from voxbench.benchmark.running.grid import Grid
+from voxbench.benchmark.running.local import Local
+from voxbench.benchmark.running.runner import Run, effort
 from voxbench.benchmark.running.setup import prepare_bank
 from voxbench.benchmark.settings.assemble import build_dataset
 
@@ -47,9 +49,8 @@ def command(cache: Path) -> Callable[..., list[str]]:
 Arguments_ = Callable[..., Arguments]
 
 
-@pytest.fixture
-def arguments(cache: Path, tmp_path: Path) -> Arguments_:
-    """The arguments of `bench run`, small; keyword arguments replace them, `settings` are added."""
+def small(cache: Path, out: Path) -> Arguments_:
+    """Makes the arguments of a small `bench run`; keyword arguments replace them, `settings` are added."""
 
     def make(settings: tuple[str, ...] = (), **given: object) -> Arguments:
         values: dict[str, object] = {
@@ -62,16 +63,41 @@ def arguments(cache: Path, tmp_path: Path) -> Arguments_:
             "folds": 3,
             "seeds": None,
             "protocol": None,
-            "out": tmp_path / "run",
+            "out": out,
             "cache": cache,
             "device": "cpu",
             "workers": 1,
             "dry_run": False,
         }
-        small = SMALL if given.get("dataset") else (*PHANTOM, *SMALL)
-        return Arguments(**{**values, **given}, settings=(*small, *settings))  # type: ignore[arg-type]
+        sizes = SMALL if given.get("dataset") else (*PHANTOM, *SMALL)
+        return Arguments(**{**values, **given}, settings=(*sizes, *settings))  # type: ignore[arg-type]
 
     return make
+
+
+def plan(given: Arguments) -> Run:
+    """A planned run, nothing carried out."""
+    config, runtime = configuration(given)
+    bank = prepare_bank(config, runtime, lambda done, total: None)
+    return Run.planned(config, runtime, build_dataset(config, runtime.data_root), bank)
+
+
+def work(given: Arguments) -> tuple[list[str], set[str]]:
+    """As `bench run` does, without the report: what was set aside, and how the cells ended."""
+    run = plan(given)
+    run.open_folder()
+    tasks = run.tasks()
+    aside = run.store.set_aside()
+    grid = Grid.of(run.plan, effort(run), run.config, run.runtime, run.bank.folder, "cpu", retries=given.retries)
+    grid.write()
+    run.work(tasks, Local(run.setup(), retries=given.retries))
+    return aside, {cell["status"] for cell in run.collect()}
+
+
+@pytest.fixture
+def arguments(cache: Path, tmp_path: Path) -> Arguments_:
+    """`small` for a run folder of the test's own."""
+    return small(cache, tmp_path / "run")
 
 
 @pytest.fixture
@@ -86,11 +112,5 @@ def bench(arguments: Arguments_) -> Callable[..., int]:
 
 @pytest.fixture
 def planned(arguments: Arguments_) -> Callable[..., Run]:
-    """A planned run, nothing carried out."""
-
-    def plan(settings: tuple[str, ...] = (), **given: object) -> Run:
-        config, runtime = configuration(arguments(settings, **given))
-        bank = prepare_bank(config, runtime, lambda done, total: None)
-        return Run.planned(config, runtime, build_dataset(config, runtime.data_root), bank)
-
-    return plan
+    """`plan` with the arguments of `arguments`."""
+    return lambda settings=(), **given: plan(arguments(settings, **given))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import signal
@@ -14,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ...run_folders import table, tidy
 from ..conftest import SMALL
 
 BENCH = [sys.executable, "-m", "voxbench.benchmark.cli"]
-COSTS = {"pretrain_seconds", "finetune_seconds", "peak_memory_mb"}
 NEEDED = ("sbatch", "slurmctld", "slurmd", "munged")
 ABSENT = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
 pytestmark = [
@@ -105,11 +104,6 @@ def undisturbed(words: Callable[..., list[str]], tmp_path_factory: pytest.TempPa
     return table(out)
 
 
-def table(run: Path) -> list[dict[str, str]]:
-    with (run / "results.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in COSTS} for row in csv.DictReader(file)]
-
-
 def site(**given: object) -> tuple[str, ...]:
     settings = {"partition": "main", "gpus_per_node": 1, "cpus_per_task": 1, "mem": 500, "time": 10, **given}
     return ("--executor", "slurm", "--slurm", ",".join(f"{name}={value}" for name, value in settings.items()))
@@ -150,10 +144,6 @@ def started(run: Path) -> dict[str, int]:
             key = line.rpartition("(")[2].rstrip(")")
             counts[key] = counts.get(key, 0) + 1
     return counts
-
-
-def tidy(run: Path) -> bool:
-    return not list(run.rglob(".part-*")) and not list(run.glob("claims/*")) and not list(run.rglob("checkpoint.pt"))
 
 
 def test_a_driver_killed_in_mid_submission_loses_nothing_and_submits_nothing_twice(

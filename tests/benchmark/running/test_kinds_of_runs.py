@@ -18,7 +18,7 @@ from voxbench.benchmark.commands.run import Arguments, configuration, execute
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.settings.errors import BenchError
-from voxbench.benchmark.training import pretrain
+from voxbench.benchmark.training import checkpoints, pretrain
 from voxbench.benchmark.training.train import NonFiniteLossError
 
 from ..conftest import PHANTOM
@@ -224,7 +224,7 @@ def test_small_pool_is_joined_by_the_training_part(planned: Planned) -> None:
 def test_interrupted_stage_goes_on_from_its_checkpoint(
     arguments: Callable[..., Arguments], planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
 
     def weights(out: Path, stop_at: int) -> dict[str, torch.Tensor]:
         longer = ("pretrain.volumes=96",)
@@ -257,7 +257,7 @@ def test_lost_weights_are_never_kept_in_a_checkpoint(
     arguments: Callable[..., Arguments], planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finite loss with an infinite gradient: the loss of the next step would tell, a checkpoint comes before it."""
-    monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
     file = tmp_path / "mine.py"
     file.write_text(
         "from voxbench.methods.base import Method, Stage\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import Setup
+from voxbench.benchmark.running.work import perform
 from voxbench.benchmark.settings.config import FinetuneRecipe
+from voxbench.benchmark.training import checkpoints
 from voxbench.benchmark.training.context import Context
 from voxbench.benchmark.training.evaluate import called
-from voxbench.benchmark.training.finetune import _scored, class_counts, class_weights, predict
+from voxbench.benchmark.training.finetune import _scored, class_counts, class_weights, predict, run_cell
 from voxbench.benchmark.training.selection import BestOnValidation, LastStep
 from voxbench.benchmark.training.train import Training
 from voxbench.methods.parts.prior import at_own_shares
@@ -52,9 +55,7 @@ def chooser(context: Context, plan: CellPlan, model: nn.Module, steps: int = 1) 
     def logits(members: tuple[int, ...], seen: set[int]) -> Tensor:
         return torch.from_numpy(predict(context, members, model, seen))
 
-    return BestOnValidation(
-        context, plan, class_weights(class_counts(context, plan)), logits, steps, lambda done, total: None
-    )
+    return BestOnValidation(context, plan, class_weights(class_counts(context, plan)), logits, steps)
 
 
 def selected(context: Context, plan: CellPlan) -> list[dict[str, float | None]]:
@@ -101,7 +102,7 @@ def test_nothing_is_stopped_while_the_rate_rises(opened: tuple[Context, CellPlan
 
 
 def test_the_last_step_is_taken_and_the_curve_holds_means() -> None:
-    selection = LastStep(40, lambda done, total: None)
+    selection = LastStep(40)
     for step in range(1, 41):
         assert not selection(training(step, 40, float(step)))
     assert selection.best_step == 40
@@ -109,6 +110,36 @@ def test_the_last_step_is_taken_and_the_curve_holds_means() -> None:
     assert [point["step"] for point in selection.curve] == list(range(2, 41, 2))
     assert [point["train_loss"] for point in selection.curve] == [step - 0.5 for step in range(2, 41, 2)]
     assert all(point["val_loss"] is None for point in selection.curve)
+
+
+@pytest.mark.parametrize("how", ["none", "validation"])
+def test_a_fine_tuning_that_is_killed_goes_on_to_the_same_scores(
+    planned: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """To the last bit, on a CPU; and nothing is left of its checkpoints once its record is written."""
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
+    run = planned((f"finetune.selection={how}", "finetune.steps=9", "finetune.evaluations=4"))
+    plan = next(iter(run.plan.cells.values()))
+    steps: list[int] = []
+
+    def told(step: int, _: int) -> None:
+        steps.append(step)
+        if len(steps) == 6:
+            raise KeyboardInterrupt  # before the checkpoint of this step
+
+    with run.setup().opened() as context:
+        straight = run_cell(context, plan, lambda *_: None)
+        context.store.drop_checkpoint(plan.key)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(context, plan, told)
+        assert len(list(tmp_path.glob("run/checkpoints/*"))) == 2
+        resumed = run_cell(context, plan, told)
+        assert steps == [1, 2, 3, 4, 5, 6, 6, 7, 8, 9]
+        assert resumed["test"].scores.tolist() == straight["test"].scores.tolist()
+        same = ("metrics", "threshold", "curve", "best_step", "falling", "seen")
+        assert {name: resumed[name] for name in same} == {name: straight[name] for name in same}
+        assert perform(context, plan, {}, lambda *_: None) == "ok"
+        assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
 def test_without_a_selection_validation_labels_are_trained_on(planned: Callable[..., Run]) -> None:
@@ -183,14 +214,14 @@ def test_an_ideal_model_has_its_brier_score_and_not_that_of_the_class_weights() 
     ],
 )
 def test_a_curve_that_still_falls_is_told(losses: list[float], falling: bool) -> None:
-    selection = LastStep(20, lambda done, total: None)
+    selection = LastStep(20)
     for step, loss in enumerate(losses, start=1):
         selection(training(step, 20, loss))
     assert selection.falling is falling
 
 
 def test_fewer_steps_than_points_of_a_curve_are_too_few() -> None:
-    selection = LastStep(4, lambda done, total: None)
+    selection = LastStep(4)
     for step in range(1, 5):
         selection(training(step, 4, 0.5**step))
     assert selection.falling

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from voxbench.benchmark.records.store import Store
+from voxbench.benchmark.records.store import TARGETS, Store
 from voxbench.benchmark.settings.config import Recipe
 from voxbench.benchmark.training.pretrain import collapse_of
 from voxbench.benchmark.training.targets import Targets, evaluating
@@ -180,8 +180,39 @@ def test_targets_are_made_once_alone_and_in_eval_mode(bank: VolumeBank, tmp_path
     assert torch.allclose(targets()([0, 1]), 1 - bank.batch([0, 1]), atol=1e-3)
     assert made == [1, 1, 1]
     assert module.training
-    (tmp_path / "targets.npy").write_bytes(b"cut short")
-    assert torch.allclose(targets()([0]), 1 - bank.batch([0]), atol=1e-3)
+
+
+def test_damaged_targets_are_made_anew(bank: VolumeBank, tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def maps(*rows: int) -> list[int]:
+        """The rows whose maps had to be made."""
+
+        def make(volumes: Tensor) -> Tensor:
+            made.append(len(volumes))
+            return 1 - volumes
+
+        made.clear()
+        targets = Targets(tmp_path, make, nn.Identity(), bank, range(len(bank)), torch.device("cpu"))
+        assert torch.allclose(targets(rows), 1 - bank.batch(rows), atol=1e-3)
+        return made
+
+    assert maps(0, 1, 2) == [1, 1, 1]
+    assert maps(0, 1, 2) == []
+    file = tmp_path / TARGETS
+    whole = file.read_bytes()
+    row = len(whole) // 3
+    for place in (0, 100, 2 * row + 50, len(whole) - 1):  # in a seal, in a map
+        flipped = bytearray(whole)
+        flipped[place] ^= 4
+        file.write_bytes(flipped)
+        assert maps(0, 1, 2) == [1], place
+        assert file.read_bytes() == whole
+    for lost, content in ((1, whole[:-9]), (2, whole[row : 2 * row] + whole[:row] + whole[2 * row :]), (3, b"")):
+        file.write_bytes(content)  # cut short, two swapped, emptied
+        assert maps(0, 1, 2) == [1] * lost
+    file.unlink()
+    assert maps(0, 1, 2) == [1, 1, 1]
 
 
 def test_targets_move_with_their_volumes(bank: VolumeBank) -> None:

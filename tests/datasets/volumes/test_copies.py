@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from voxbench.datasets.sinus.phantom import SinusPhantom
-from voxbench.datasets.volumes.copies import BLOCKS, Copy, find_copies
+from voxbench.datasets.volumes.copies import BLOCKS, Copy, _candidates, find_copies
 from voxbench.datasets.volumes.likeness import _Features
 from voxbench.datasets.volumes.poses import FLIPS, draw_poses, posed
 from voxbench.datasets.volumes.registration import edge_likeness, register
@@ -53,6 +53,40 @@ def test_moved_copies_are_found_and_nobody_else(phantoms: torch.Tensor) -> None:
     assert not {(a, b) for a, b in got if origin[a] // 2 != origin[b] // 2}, "different patients"
     caught = sum((origin[row], row) in got for row in range(len(phantoms), len(origin)))
     assert caught >= 0.95 * len(phantoms)
+
+
+class OnALine:
+    """Volumes that differ in one number, and more so turned round."""
+
+    def __init__(self, places: torch.Tensor) -> None:
+        self.places = places
+
+    def of(self, rows: slice, flip: int, others: slice) -> torch.Tensor:
+        return -((self.places[rows, None] - self.places[others]) ** 2) - 1e4 * flip
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_pair_is_looked_at_if_either_is_near_the_other(turned: bool) -> None:
+    """The copy lies apart from all, and its origin, the nearest to it, has a crowd that is nearer."""
+    places = torch.cat([torch.linspace(0, 1, 400), torch.tensor([9.0])])
+    origin, copy = 399, 400
+    if turned:
+        places, origin, copy = places.flip(0), 1, 0
+    people = [str(i) for i in range(401)]
+    looked_at = _looked_at(places, people)
+    assert (min(origin, copy), max(origin, copy)) in looked_at
+    assert len(set(looked_at)) == len(looked_at) < 5 * 401, "no pair twice"
+    people[copy] = people[origin]
+    assert (min(origin, copy), max(origin, copy)) not in _looked_at(places, people)
+
+
+def _looked_at(places: torch.Tensor, people: Sequence[str]) -> list[tuple[int, int]]:
+    return [
+        (min(row, other), max(row, other))
+        for rows, others, _ in _candidates(OnALine(places), people)  # type: ignore[arg-type]
+        for row, line in zip(rows.tolist(), others.tolist(), strict=True)
+        for other in line
+    ]
 
 
 def test_what_one_patient_has_twice_is_no_copy(phantoms: torch.Tensor) -> None:
