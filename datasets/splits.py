@@ -88,6 +88,14 @@ def cross_validation(
     return best
 
 
+def without_test(items: Sequence[Item], fold: Fold, val_share: float, seed: int) -> Fold:
+    """The fold as a search for settings may see it: its validation part is what is tested, and its test part in none.
+
+    A new validation part is drawn from its training part, as `cross_validation` draws one.
+    """
+    return _fold(items, [*fold.train, *fold.val], frozenset(fold.val), val_share, seed)
+
+
 def _drawn_tests(
     items: Sequence[Item], labelled: Sequence[int], folds: int, seed: int
 ) -> Iterator[list[frozenset[int]]]:

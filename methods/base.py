@@ -175,6 +175,27 @@ class Stage:
         return tuple(self.views)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Numbers that `bench tune` may try for an option."""
+
+    low: float
+    high: float
+    log: bool = False  # whether each factor is as likely, in place of each difference
+    whole: bool = False  # integers only
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Values that `bench tune` may try for an option."""
+
+    values: tuple[Any, ...]
+
+
+Tunable = Mapping[str, Range | Choice]
+"""Options by name."""
+
+
 class Method(nn.Module, ABC):
     """A pretraining method.
 
@@ -189,6 +210,7 @@ class Method(nn.Module, ABC):
     variant: ClassVar[bool] = False  # of another method: `--methods all` leaves it out, it runs where it is named
     encoder_free: ClassVar[bool] = False  # whether its results do not depend on the encoder, as a formula's
     sparse: ClassVar[bool] = False  # whether it calls `pyramid` with `visible`: not every encoder can be asked to
+    tunable: ClassVar[Tunable] = {}  # of its options, at most two, that `bench tune` searches
     weights: Weights | None = None  # set in `__init__` by a method that starts from weights of its own
 
     def __init__(self, encoder: Encoder, options: Any, shape: tuple[int, int, int, int]) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from voxbench.methods.base import Batch, Encoder, Group, Method, Options, Stage
+from voxbench.methods.base import Batch, Encoder, Group, Method, Options, Range, Stage, Tunable
 from voxbench.methods.parts.pairs import compare, two_views
 
 _LONGEST = 0.996  # the paper's, for more than 300,000 steps
@@ -47,6 +47,11 @@ class BYOL(Method):
     Options: ClassVar[type[Options]] = BYOLOptions
     name: ClassVar[str] = "byol"
     about: ClassVar[str] = "BYOL: predicts a moving average of itself, no negatives (Grill et al., NeurIPS 2020)"
+    # How fast the target follows is what Grill et al. vary (table 5a); the predictor's rate is ours.
+    tunable: ClassVar[Tunable] = {
+        "momentum": Range(low=0.9, high=0.999),
+        "predictor_rate": Range(low=1.0, high=10.0, log=True),
+    }
 
     def __init__(self, encoder: Encoder, options: BYOLOptions, shape: tuple[int, int, int, int]) -> None:
         super().__init__(encoder, options, shape)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxbench.methods.base import Batch, Encoder, Method, MethodError, Options, Stage, View
+from voxbench.methods.base import Batch, Choice, Encoder, Method, MethodError, Options, Stage, Tunable, View
 from voxbench.methods.parts.autoencoder import Autoencoder
 from voxbench.methods.parts.decoder import UNetDecoder
 from voxbench.methods.parts.median import median_filter
@@ -66,6 +66,10 @@ class Residual(Method):
     about: ClassVar[str] = (
         "residual-SSL: draws what an autoencoder of normals cannot (Bhattacharya et al., IJCARS 2024)"
     )
+    tunable: ClassVar[Tunable] = {  # what the paper's own ablations vary
+        "median": Choice((0, 3, 5, 7)),
+        "loss": Choice(("bce", "l1", "l2")),
+    }
 
     def __init__(self, encoder: Encoder, options: ResidualOptions, shape: tuple[int, int, int, int]) -> None:
         super().__init__(encoder, options, shape)

@@ -10,7 +10,7 @@ from lightly.models.modules.heads import SimCLRProjectionHead
 from pydantic import Field
 from torch import Tensor
 
-from voxbench.methods.base import Batch, Encoder, Method, Options, Stage
+from voxbench.methods.base import Batch, Encoder, Method, Options, Range, Stage, Tunable
 from voxbench.methods.parts.contrast import nt_xent
 from voxbench.methods.parts.pairs import compare, two_views
 
@@ -33,6 +33,8 @@ class SimCLR(Method):
     Options: ClassVar[type[Options]] = SimCLROptions
     name: ClassVar[str] = "simclr"
     about: ClassVar[str] = "SimCLR: contrast of two views against the batch (Chen et al., ICML 2020)"
+    # Chen et al., table 5, try the same temperatures; the seed paper has 0.07.
+    tunable: ClassVar[Tunable] = {"temperature": Range(low=0.05, high=1.0, log=True)}
 
     def __init__(self, encoder: Encoder, options: SimCLROptions, shape: tuple[int, int, int, int]) -> None:
         super().__init__(encoder, options, shape)

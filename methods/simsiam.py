@@ -10,7 +10,7 @@ from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectio
 from pydantic import Field
 from torch import Tensor
 
-from voxbench.methods.base import Batch, Encoder, Group, Method, Options, Stage
+from voxbench.methods.base import Batch, Choice, Encoder, Group, Method, Options, Stage, Tunable
 from voxbench.methods.parts.pairs import compare, two_views
 
 
@@ -34,6 +34,11 @@ class SimSiam(Method):
     Options: ClassVar[type[Options]] = SimSiamOptions
     name: ClassVar[str] = "simsiam"
     about: ClassVar[str] = "SimSiam: one view predicts the other, stop-gradient (Chen and He, CVPR 2021)"
+    # Chen and He: the predictor's bottleneck, and a projection that is wide enough.
+    tunable: ClassVar[Tunable] = {
+        "predictor_hidden": Choice((32, 64, 128)),
+        "out": Choice((128, 256, 512)),
+    }
 
     def __init__(self, encoder: Encoder, options: SimSiamOptions, shape: tuple[int, int, int, int]) -> None:
         super().__init__(encoder, options, shape)

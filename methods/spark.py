@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from voxbench.methods.base import Batch, Encoder, Method, MethodError, Options, Stage
+from voxbench.methods.base import Batch, Encoder, Method, MethodError, Options, Range, Stage, Tunable
 from voxbench.methods.parts.decoder import UNetDecoder
 from voxbench.methods.parts.patches import masked_patch_loss, normalise_patches, random_visible
 from voxbench.methods.parts.sparse import grid, masks_for, spread
@@ -43,6 +43,7 @@ class SparK(Method):
     about: ClassVar[str] = "SparK: sparse masked modelling with a hierarchical decoder (Tian et al., ICLR 2023)"
 
     sparse: ClassVar[bool] = True
+    tunable: ClassVar[Tunable] = {"mask_ratio": Range(low=0.3, high=0.8)}
 
     def __init__(self, encoder: Encoder, options: SparKOptions, shape: tuple[int, int, int, int]) -> None:
         super().__init__(encoder, options, shape)

@@ -22,6 +22,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "benchmark": [
         {"cli"},
         {"commands"},
+        {"tuning"},
         {"running", "checking"},
         {"training", "tracking"},
         {"planning", "records"},

@@ -16,6 +16,7 @@ from rich.markup import escape
 from voxbench.benchmark.commands import wandb as command_wandb
 from voxbench.benchmark.commands.dry_run import show_plan
 from voxbench.benchmark.commands.progress import GridProgress, StepProgress
+from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.records.recognise import check_out
 from voxbench.benchmark.running.grid import Grid
 from voxbench.benchmark.running.local import Local
@@ -25,6 +26,7 @@ from voxbench.benchmark.running.setup import default_workers, prepare_bank, reso
 from voxbench.benchmark.running.site import site_settings
 from voxbench.benchmark.running.slurm import Slurm, check_here
 from voxbench.benchmark.running.stop import Stop
+from voxbench.benchmark.running.work import Job
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import build_dataset
 from voxbench.benchmark.settings.config import (
@@ -147,26 +149,34 @@ def _submit(grid: Grid, tasks: Sequence[Task], tracked: bool, console: Console) 
 
 def _work(run: Run, tasks: Sequence[Task], grid: Grid, console: Console) -> None:
     """Carries out `tasks` here. Raises KeyboardInterrupt where it was stopped; what is done stands in the tables."""
-    names = {task.job.key: grid.jobs[task.job.key].name for task in tasks}
     done = len(run.plan.cells) + len(run.plan.stages) - len(tasks)
     kept = f" ({done} of earlier runs are kept)" if done else ""
     console.print(f"{len(tasks)} jobs on {run.runtime.device}, {run.runtime.workers} at a time{kept}")
+    try:
+        carry_out(run, tasks, console, title="grid", retries=grid.retries)
+    except (KeyboardInterrupt, OSError):
+        run.collect()
+        raise
+
+
+def carry_out(run: Run, tasks: Sequence[Task], console: Console, *, title: str, retries: int = 1) -> None:
+    """Carries out `tasks` under a progress bar. Raises KeyboardInterrupt where it was stopped."""
     stop = Stop()
 
     def told() -> None:
         console.print("stopping: what is being written is finished first; once more stops at once", soft_wrap=True)
 
-    with GridProgress(console, names, {task.job.key: task.effort for task in tasks}, "grid") as listen:
-        local = Local(run.setup(), retries=grid.retries, listen=listen, stop=stop)
-        try:
-            with stop.listening((signal.SIGINT, signal.SIGTERM), told):
-                run.work(tasks, local)
-        except (KeyboardInterrupt, OSError):
-            run.collect()
-            raise
+    names = {task.job.key: _said(task.job) for task in tasks}
+    with GridProgress(console, names, {task.job.key: task.effort for task in tasks}, title) as listen:
+        local = Local(run.setup(), retries=retries, listen=listen, stop=stop)
+        with stop.listening((signal.SIGINT, signal.SIGTERM), told):
+            run.work(tasks, local)
     if stop.asked:
-        run.collect()
         raise KeyboardInterrupt
+
+
+def _said(job: Job) -> str:
+    return job.title if isinstance(job, StagePlan) else job.name
 
 
 def _notes(given: Arguments, runtime: Runtime) -> list[str]:
@@ -226,7 +236,7 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         flags["encoders"] = {str(registry.load("encoders", spec).name): {"name": spec} for spec in others}
     protocol = {
         "fractions": _numbers("--fractions", given.fractions, float),
-        "seeds": _seeds(given.seeds),
+        "seeds": seed_list(given.seeds),
         "folds": given.folds,
         "name": given.protocol,
         "evaluate": None if given.evaluate is None else [word.strip() for word in given.evaluate.split(",")],
@@ -298,7 +308,8 @@ def _methods(text: str, *, yardsticks: bool) -> Sequence[str]:
     return chosen
 
 
-def _seeds(text: str | None) -> list[int] | None:
+def seed_list(text: str | None) -> list[int] | None:
+    """What --seeds asks for. Raises BenchError where it is no number and no list."""
     numbers = _numbers("--seeds", text, int)
     if text is None or numbers is None or "," in text:
         return numbers

@@ -7,7 +7,7 @@ and after the run at what the loaders really served. The proof is ``audit.json``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -180,6 +180,28 @@ def audit_seen(plan: Plan, bank: VolumeBank, cells: Sequence[Served], *, copies:
             judge.compare(f"{part} volumes served for {cell.name}", served(cell.parts[part]), tested)
         for stage, hashes in cell.stages.items():
             judge.compare(f"volumes served to stage {stage}", served(hashes), tested)
+    return audit
+
+
+def audit_search(
+    plan: Plan, bank: VolumeBank, config: AuditConfig, closed: Set[int], served: Sequence[Served]
+) -> Audit:
+    """Checks that nothing that a search plans, or was served so far, is of the patients whose volumes are `closed`."""
+    audit = Audit()
+    judge = _Judge(audit, bank, config)
+    for cell in plan.cells.values():
+        for what, members in (("training", cell.train), ("inner validation", cell.val), ("validation", cell.test)):
+            judge.compare(f"{what} part of the search in fold {cell.fold} against its test part", members, closed)
+        judge.compare(f"unlabelled volumes for {cell.method} in a search", cell.pool, closed)
+        for stage in (plan.stages[key] for key in cell.stages):
+            judge.compare(f"pretraining stage {stage.name!r} of a search", stage.members, closed)
+    positions: dict[str, set[int]] = {}
+    for i, value in enumerate(bank.hashes):
+        positions.setdefault(value, set()).add(i)
+    for one in served:
+        for part, hashes in {**one.parts, **one.stages}.items():
+            given = {i for value in hashes for i in positions.get(value, ())}
+            judge.compare(f"volumes served in the search ({part}) for {one.name}", given, closed)
     return audit
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -93,13 +93,28 @@ class Plan:
     notes: list[str] = field(default_factory=list)  # what a user should know before it starts
 
 
-def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str, sample: Volumes) -> Plan:
-    """`items`, `fingerprint` and a `sample` of volumes as the bank has them.
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Who is trained and tested on. Positions are in the dataset's items."""
+
+    folds: Mapping[int, Mapping[int, Fold]]  # seed -> number of the fold -> fold
+    closed: frozenset[int] = frozenset()  # volumes that are in nothing, not even in the unlabelled pool
+
+
+def make_plan(
+    config: Config,
+    dataset: Dataset,
+    items: Sequence[Item],
+    fingerprint: str,
+    sample: Volumes,
+    splits: Splits | None = None,
+) -> Plan:
+    """`items`, `fingerprint` and a `sample` of volumes as the bank has them; `splits` in place of the run's own.
 
     Raises DatasetError or BenchError where they do not fit.
     """
     _check_units(items)
-    planner = _Planner(config, dataset, items, fingerprint, sample)
+    planner = _Planner(config, dataset, items, fingerprint, sample, splits or _splits(config, dataset, items))
     for row in config.rows:
         planner.add(row)
     if not planner.plan.cells:
@@ -108,20 +123,30 @@ def make_plan(config: Config, dataset: Dataset, items: Sequence[Item], fingerpri
     return planner.plan
 
 
-def folds_of(config: Config, dataset: Dataset, items: Sequence[Item], seed: int) -> list[Fold]:
+def _splits(config: Config, dataset: Dataset, items: Sequence[Item]) -> Splits:
+    drawn = {seed: drawn_folds(config, dataset, items, seed) for seed in config.protocol.seeds}
+    return Splits(
+        folds={seed: {n: as_trained(config, fold) for n, fold in enumerate(folds)} for seed, folds in drawn.items()}
+    )
+
+
+def drawn_folds(config: Config, dataset: Dataset, items: Sequence[Item], seed: int) -> list[Fold]:
     """The splits of one seed of a run; an official split is one, the same for all seeds.
 
     Each seed has a split of its own: folds x seeds is repeated cross-validation (Bouckaert and Frank, PAKDD 2004), and
     its spread holds the luck of who was tested. Methods and fractions share the splits of a seed.
     """
     if dataset.has_official_split:
-        folds = [official_fold(items, dataset.classes)]
-    else:
-        protocol, draw = config.protocol, derive_seed("splits", *_but_zero(seed)) % 2**31
-        folds = cross_validation(items, protocol.folds, protocol.val_share, draw, dataset.classes)
-    if config.finetune.selection == "none":  # nothing is chosen: validation labels are worth more in training
-        folds = [replace(fold, train=tuple(sorted(fold.train + fold.val)), val=()) for fold in folds]
-    return folds
+        return [official_fold(items, dataset.classes)]
+    protocol, draw = config.protocol, derive_seed("splits", *_but_zero(seed)) % 2**31
+    return cross_validation(items, protocol.folds, protocol.val_share, draw, dataset.classes)
+
+
+def as_trained(config: Config, fold: Fold) -> Fold:
+    """Where nothing is chosen by them, validation labels are worth more in training."""
+    if config.finetune.selection != "none":
+        return fold
+    return replace(fold, train=tuple(sorted(fold.train + fold.val)), val=())
 
 
 def _but_zero(seed: int) -> tuple[int, ...]:
@@ -158,7 +183,13 @@ def _cohort(
 
 class _Planner:
     def __init__(
-        self, config: Config, dataset: Dataset, items: Sequence[Item], fingerprint: str, sample: Volumes
+        self,
+        config: Config,
+        dataset: Dataset,
+        items: Sequence[Item],
+        fingerprint: str,
+        sample: Volumes,
+        splits: Splits,
     ) -> None:
         self.config = config
         self.sample = sample
@@ -166,9 +197,10 @@ class _Planner:
         self.items = items
         self.shape: Shape = dataset.shape
         self.fingerprint = fingerprint
-        self.folds = {seed: folds_of(config, dataset, items, seed) for seed in config.protocol.seeds}
+        self.folds = splits.folds
         # Unlabelled rows of an official validation or test part belong to that part.
-        self.pool = tuple(i for i, item in enumerate(items) if item.label is None and item.split in (None, "train"))
+        pool = (i for i, item in enumerate(items) if item.label is None and item.split in (None, "train"))
+        self.pool = tuple(i for i in pool if i not in splits.closed)
         self.plan = Plan()
         self.encoders = {
             config.encoder_of(row).name: build_encoder(config, self.shape, 0, None, row) for row in config.rows
@@ -201,14 +233,14 @@ class _Planner:
             )
             return
         for seed, folds in self.folds.items():
-            for number, fold in enumerate(folds):
+            for number, fold in folds.items():
                 for fraction in self.config.protocol.fractions:
                     self._add_cell(method, built, stages, seed, number, fold, fraction)
 
     def note(self) -> None:
         """Tells what of the plan is not as a user may think."""
         cells = self.plan.cells.values()
-        folds = [fold for folds in self.folds.values() for fold in folds]
+        folds = [fold for folds in self.folds.values() for fold in folds.values()]
         few = sum(self._pool_is_small(fold) for fold in folds)
         if few and any(cell.stages or cell.pool for cell in cells):
             self.plan.notes.append(

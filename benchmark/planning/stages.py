@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from voxbench.benchmark.planning.tunable import checked_tunable
 from voxbench.benchmark.settings.config import Config
 from voxbench.benchmark.settings.errors import ContractError, nearest
 from voxbench.datasets.base import DatasetError
@@ -18,6 +19,7 @@ def checked_stages(name: str, method: Method) -> tuple[Stage, ...]:
     """The stages of a method. Raises MethodError, in a line that names method, stage and rule."""
     if method.role not in get_args(Role):
         raise ContractError(f"method {name}: no role is called {method.role!r}: {nearest(method.role, get_args(Role))}")
+    checked_tunable(name, method)
     stages: Any = method.stages()
     if not isinstance(stages, Sequence) or not all(isinstance(stage, Stage) for stage in stages):
         given = (

@@ -40,5 +40,6 @@ class BankVolumes(Volumes):
 
 
 def sample(bank: VolumeBank) -> BankVolumes:
-    """Some volumes from all over a bank."""
-    return BankVolumes(bank, range(0, len(bank), max(1, len(bank) // SAMPLE)), torch.device("cpu"))
+    """Some volumes from all over a bank, none that is closed."""
+    rows = [i for i in range(len(bank)) if i not in bank.closed]
+    return BankVolumes(bank, rows[:: max(1, len(rows) // SAMPLE)], torch.device("cpu"))

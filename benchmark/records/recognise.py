@@ -16,9 +16,12 @@ import yaml
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.datasets.files import SYSTEM_FILES, TEMPORARY, cause, remedy
 
-FOLDERS = frozenset({"cells", "stages", "checkpoints", "claims", "report", "wandb", "private", "damaged", "plugins"})
+FOLDERS = frozenset(
+    {"cells", "stages", "checkpoints", "claims", "report", "wandb", "private", "damaged", "plugins", "tuning"}
+)
 FILES = frozenset(
-    {"config.yaml", "dataset.json", "environment.json", "audit.json", "results.csv", "predictions.csv", "tables.json"}
+    {"config.yaml", "dataset.json", "environment.json", "audit.json", "results.csv", "predictions.csv", "tables.json",
+     "tuned.yaml"}
 )  # fmt: skip
 # What each record has, in every version that wrote one.
 _JSON = {
@@ -27,6 +30,7 @@ _JSON = {
     "audit.json": {"outcome", "n_volumes", "planned"},
     "cells/*/*.json": {"result_version", "key", "status"},
     "stages/*/stage.json": {"result_version", "key", "status"},
+    "tuning/search.json": {"result_version", "data", "search_seed"},
 }
 _CONFIG = {"dataset", "encoder", "protocol", "finetune", "methods"}
 PROFILE = "profile.json"  # of `bench profile`

@@ -152,6 +152,11 @@ class Store:
             raise BenchError(f"{path}: damaged since it was written: run the same command again, which trains it anew")
         return load_file(path)
 
+    def drop_weights(self, key: str) -> None:
+        """Removes all of a stage but its record; who needs it once more trains it anew."""
+        for path in (*self.stage_folder(key).glob("*.safetensors"), self.stage_folder(key) / "examples.npz"):
+            path.unlink(missing_ok=True)
+
     def save_checkpoint(self, key: str, state: Mapping[str, Any]) -> None:
         """An unfinished job, to go on from after a stop. The one before it is kept as well."""
         whole = io.BytesIO()  # torch would turn a full disk into an error of its own, without the cause

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen, near_duplicates
-from voxbench.benchmark.planning.plan import Plan, make_plan
+from voxbench.benchmark.planning.plan import Plan, Splits, make_plan
 from voxbench.benchmark.planning.volumes import sample
 from voxbench.benchmark.records.plugins import keep_plugins
 from voxbench.benchmark.records.privacy import Coder, coder_for, key_table, known_coder
@@ -48,9 +48,11 @@ class Run:
     store: Store
 
     @classmethod
-    def planned(cls, config: Config, runtime: Runtime, dataset: Dataset, bank: VolumeBank) -> Run:
-        """Plans; writes nothing."""
-        plan = make_plan(config, dataset, bank.items, bank.fingerprint, sample(bank))
+    def planned(
+        cls, config: Config, runtime: Runtime, dataset: Dataset, bank: VolumeBank, splits: Splits | None = None
+    ) -> Run:
+        """Plans; writes nothing. `splits` stand in place of the run's own."""
+        plan = make_plan(config, dataset, bank.items, bank.fingerprint, sample(bank), splits)
         return cls(config=config, runtime=runtime, dataset=dataset, bank=bank, plan=plan, store=Store(runtime.out))
 
     @classmethod
@@ -148,13 +150,17 @@ class Run:
             data["sources"].pop(name, None)
         if not data["encoders"]:
             del data["encoders"]
+        if data["tuned"] is None:
+            del data["tuned"]
         if earlier is not None:
             # What was planned once and has no result yet is not asked for any more.
             found = [cell["cell"] for cell in self.store.cells() if "cell" in cell]
-            known = {names["method"] for names in found}
-            for key in ("methods", "sources"):
+            known = {name for names in found for name in (names["method"], self.config.method_of(names["method"]))}
+            for key in ("methods", "sources", "recipes"):
                 kept = {name: value for name, value in (earlier.get(key) or {}).items() if name in known}
                 data[key] = merge(kept, data[key])
+            if "tuned" in earlier:
+                data.setdefault("tuned", earlier["tuned"])
             for key, name in (("fractions", "fraction"), ("seeds", "seed")):
                 data["protocol"][key] = sorted({*(names[name] for names in found), *data["protocol"][key]})
             judged = {names.get("evaluation", "finetune") for names in found} | {*data["protocol"]["evaluate"]}
@@ -182,6 +188,7 @@ class Run:
             runtime=self.runtime if workers is None else self.runtime.model_copy(update={"workers": workers}),
             bank=self.bank.folder,
             provenance=provenance(torch.device(self.runtime.device)),
+            closed=self.bank.closed,
         )
 
     def work(self, tasks: Sequence[Task], executor: Executor | None = None) -> None:
@@ -295,23 +302,24 @@ def _check_same(earlier: Mapping[str, Any], config: Config, store: Store, but: S
     old, new = before.without_grid(), config.without_grid()
     for key in but:
         del old["protocol"][key], new["protocol"][key]
-    differences = _differences(old, new, "")
+    found = differences(old, new, "")
     for name in before.methods.keys() & config.methods.keys():
-        differences += _differences(before.methods[name], config.methods[name], f"methods.{name}")
+        found += differences(before.methods[name], config.methods[name], f"methods.{name}")
         old, new = (one.recipes.get(name, OwnRecipes()).model_dump(mode="json") for one in (before, config))
-        differences += _differences(old, new, f"recipes.{name}")
-    if differences:
+        found += differences(old, new, f"recipes.{name}")
+    if found:
         raise BenchError(
-            f"{store.root} holds results of another configuration ({'; '.join(differences[:3])}): choose another --out"
+            f"{store.root} holds results of another configuration ({'; '.join(found[:3])}): choose another --out"
         )
 
 
-def _differences(a: Any, b: Any, path: str) -> list[str]:
+def differences(a: Any, b: Any, path: str) -> list[str]:
+    """A line for each value in which two nested mappings differ; `path` is the dotted name of both."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return [
             line
             for key in sorted({*a, *b})
-            for line in _differences(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+            for line in differences(a.get(key), b.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if a == b else [f"{path}: {a} there, {b} here"]
 

@@ -31,6 +31,7 @@ class Setup:
     runtime: Runtime
     bank: Path  # folder of the volume bank, complete
     provenance: Mapping[str, Any]
+    closed: frozenset[int] = frozenset()  # rows of the bank that nothing may read
 
     @contextmanager
     def opened(self) -> Iterator[Context]:
@@ -38,7 +39,7 @@ class Setup:
         yield Context(
             config=self.config,
             dataset=build_dataset(self.config, self.runtime.data_root),
-            bank=VolumeBank(self.bank),
+            bank=VolumeBank(self.bank, self.closed),
             store=Store(self.runtime.out),
             policies=policies(self.config.augmentation),
             device=torch.device(self.runtime.device),

@@ -140,6 +140,31 @@ class OwnRecipes(_Model):
         return value
 
 
+class TunedMethod(_Model):
+    """What a search found for one method."""
+
+    trials: int
+    failed: int
+    auprc: float | None = Field(default=None, description="of the best trial, on validation")
+    default_auprc: float | None = Field(default=None, description="of trial 0, the settings as they were")
+    seconds: float = 0.0
+    chosen: dict[str, Any] = Field(default={}, description="settings by name; empty = the default was best")
+
+
+class Tuned(_Model):
+    """How `bench tune` chose recipes and options: recorded with a run, it decides nothing."""
+
+    data: str = Field(description="fingerprint of the data set that was searched on")
+    dataset: str
+    fraction: float
+    folds: tuple[int, ...] = Field(description="whose validation parts judged; their test patients were not read")
+    of_folds: int
+    seeds: tuple[int, ...] = Field(description="of splits and trainings")
+    search_seed: int
+    sampler: str
+    methods: dict[str, TunedMethod]
+
+
 class Protocol(_Model):
     """Who is trained and tested on what."""
 
@@ -204,6 +229,7 @@ class Config(_Model):
     recipes: dict[str, OwnRecipes] = Field(default={}, description="by method, where its own differ from those above")
     augmentation: dict[str, dict[str, Any]] = Field(default={}, description="strengths that differ from a policy's own")
     audit: AuditConfig = AuditConfig()
+    tuned: Tuned | None = Field(default=None, description="by `bench tune`: how recipes and options were chosen")
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -244,7 +270,7 @@ class Config(_Model):
 
     def without_grid(self) -> dict[str, Any]:
         """The part that must be the same for results to stand in one table, methods' options and own recipes aside."""
-        data = self.model_dump(mode="json", exclude={"methods", "sources", "encoders", "recipes"})
+        data = self.model_dump(mode="json", exclude={"methods", "sources", "encoders", "recipes", "tuned"})
         data |= {"dataset": self.dataset.identity("datasets"), "encoder": self.encoder.identity("encoders")}
         for grid in ("fractions", "seeds", "evaluate"):
             del data["protocol"][grid]

@@ -296,7 +296,7 @@ def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_grid(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that all results of one table share."""
-    shared = {key: value for key, value in config.items() if key not in ("methods", "sources", "recipes")}
+    shared = {key: value for key, value in config.items() if key not in ("methods", "sources", "recipes", "tuned")}
     if isinstance(shared.get("protocol"), Mapping):
         grid = ("fractions", "seeds", "evaluate")
         shared["protocol"] = {key: value for key, value in shared["protocol"].items() if key not in grid}

@@ -104,8 +104,8 @@ def _look(stage: Stage, volumes: Tensor, rng: torch.Generator) -> tuple[Array, A
 
 
 def _chosen(context: Context, plan: StagePlan) -> list[int]:
-    """Labelled volumes that the stage did not see, none known to be normal: each kind of finding in turn."""
-    known = set(plan.members)
+    """Labelled volumes that the stage did not see, none closed or known to be normal: each kind of finding in turn."""
+    known = {*plan.members, *context.bank.closed}
     kinds: dict[str, list[int]] = {}
     for i, item in enumerate(context.bank.items):
         if item.label is not None and item.label != context.dataset.normal and i not in known:

@@ -55,12 +55,20 @@ class BankDamagedError(DatasetError):
     """The folder is not a whole bank: cut short, altered, or of another format."""
 
 
+class ClosedVolumeError(RuntimeError):
+    """A volume was asked for that may not be read here."""
+
+
 class VolumeBank:
     """Read access to a bank. Cheap to send to another process: it is opened again there."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the bank in `folder`; raises BankDamagedError where its files do not fit together."""
+    def __init__(self, folder: Path, closed: frozenset[int] = frozenset()) -> None:
+        """Open the bank in `folder`; raises BankDamagedError where its files do not fit together.
+
+        `closed` are rows that no batch may hold, such as the test volumes while settings are searched.
+        """
         self.folder = folder
+        self.closed = closed
         meta = _read_meta(folder)
         try:
             self.fingerprint: str = meta["fingerprint"]
@@ -80,8 +88,8 @@ class VolumeBank:
         if len(self.hashes) != len(self.items) or len(self._blocks) != len(self.items):
             raise BankDamagedError(f"{folder}: {len(self.items)} items, {len(self.hashes)} hashes")
 
-    def __reduce__(self) -> tuple[type[VolumeBank], tuple[Path]]:
-        return VolumeBank, (self.folder,)
+    def __reduce__(self) -> tuple[type[VolumeBank], tuple[Path, frozenset[int]]]:
+        return VolumeBank, (self.folder, self.closed)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -93,8 +101,13 @@ class VolumeBank:
                 raise BankDamagedError(f"{self.folder / name}: content has changed")
 
     def batch(self, indices: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Tensor:
-        """The volumes of these rows, float32 [B, C, D, H, W] in [0, 1] on `device`; a copy."""
+        """The volumes of these rows, float32 [B, C, D, H, W] in [0, 1] on `device`; a copy.
+
+        Raises ClosedVolumeError where one of them is closed.
+        """
         rows = np.asarray(indices, dtype=np.int64)
+        if self.closed and not self.closed.isdisjoint(rows.tolist()):
+            raise ClosedVolumeError("a volume was asked for that is closed here: one of a test patient")
         whole = self._resident.on(torch.device(device))
         if whole is None:
             stored = torch.from_numpy(self._volumes[rows]).to(device)  # moved small, made float there

@@ -15,12 +15,13 @@ from voxbench.reports.pages.across import across_datasets
 from voxbench.reports.pages.report import Report, evaluated, write_pages
 from voxbench.reports.reading.grid import build_grid
 from voxbench.reports.reading.run_folder import Place, ReportError, Row, RunFolder, Stage, Units, describe, read_run
+from voxbench.reports.reading.searches import searches
 
 # What may differ between runs of one report: where data and files lie (what is in files is compared by digest), which
-# part of the grid a run filled, and what its audit refused: that decides whether a run comes to an end, not what it
-# finds.
+# part of the grid a run filled, what its audit refused: that decides whether a run comes to an end, not what it finds;
+# and how its settings were chosen: they are compared themselves.
 _FREE = (
-    *("dataset", "sources", "encoder.source", "encoders", "audit"),
+    *("dataset", "sources", "encoder.source", "encoders", "audit", "tuned"),
     *("protocol.fractions", "protocol.seeds", "protocol.evaluate"),
 )
 
@@ -174,10 +175,21 @@ def _merge(runs: Sequence[RunFolder]) -> RunFolder:
         for name in ("fractions", "seeds")
     }
     joined["evaluate"] = list(dict.fromkeys(name for run in runs for name in run.evaluations))
-    methods = {name: None for run in runs for name in run.config.get("methods") or ()}
+    options, recipes = (
+        {name: own for run in runs for name, own in (run.config.get(key) or {}).items()}
+        for key in ("methods", "recipes")
+    )
+    tuned = [search for run in runs for search in searches(run.config)]
+    found = [search for number, search in enumerate(tuned) if search not in tuned[:number]]
     return replace(
         first,
-        config={**first.config, "methods": methods, "protocol": {**protocols[0], **joined}},
+        config={
+            **first.config,
+            "methods": options,
+            "recipes": recipes,
+            "searches": found,
+            "protocol": {**protocols[0], **joined},
+        },
         rows=tuple(rows.values()),
         units=units,
         stages=tuple(stages.values()),

@@ -37,6 +37,7 @@ from voxbench.reports.tables.comparison_tables import comparison_table, efficien
 from voxbench.reports.tables.learning_table import learning_tables
 from voxbench.reports.tables.paper_tables import main_table
 from voxbench.reports.tables.table import Table
+from voxbench.reports.tables.tuning import chosen_table, search_table
 
 SECTIONS = {
     "conclusion": "Conclusion",
@@ -73,6 +74,7 @@ class View:
     conclusion: tuple[str, ...]
     main: Table
     intervals: Table
+    tuning: list[Table]
     pairs: list[Table]
     efficiency: Table | None
     recalls: list[Table]
@@ -157,6 +159,7 @@ def make_view(analyses: Sequence[Analysis], *, reference: bool, several: bool) -
         conclusion=conclude(analysis, further),
         main=main_table(grid, analysis.tied, reference=reference),
         intervals=interval_table(analysis),
+        tuning=_tuning(grid),
         pairs=[comparison_table(analysis, f) for f in scored if analysis.comparisons[f]],
         efficiency=efficiency_table(analysis),
         recalls=[one for one in recalls if one is not None],
@@ -181,6 +184,13 @@ def make_view(analyses: Sequence[Analysis], *, reference: bool, several: bool) -
         n_cells=sum(len(one.grid.cells) for one in analyses),
         evaluations=side_by_side(analyses),
     )
+
+
+def _tuning(grid: Grid) -> list[Table]:
+    """Of each search for settings behind the methods."""
+    fingerprint = str(grid.dataset.get("fingerprint", ""))
+    tables = [(search_table(search, fingerprint), chosen_table(search)) for search in grid.searches]
+    return [table for pair in tables for table in pair if table is not None]
 
 
 def make_source(run: RunFolder, grid: Grid) -> Source:

@@ -116,7 +116,8 @@ def _tables(view: View) -> list[Table]:
     efficiency = [view.efficiency] if view.efficiency is not None else []
     beside = [*view.evaluations.tables] if view.evaluations else []
     beside += [table for one in (view.evaluations.further if view.evaluations else []) for table in one.tables]
-    return [view.main, view.intervals, *view.pairs, *efficiency, *view.recalls, *view.others, *beside, *view.learning]
+    main = [view.main, view.intervals, *view.pairs, *efficiency, *view.recalls, *view.others]
+    return [*main, *beside, *view.learning, *view.tuning]
 
 
 def _further_numbers(analyses: Sequence[Sequence[Analysis]]) -> dict[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from voxbench.reports.reading.run_folder import EVALUATIONS, OWN, Ints, Place, Row, RunFolder, Stage, Units
+from voxbench.reports.reading.searches import searches, standing
 from voxbench.reports.stats.average_precision import macro_average_precision, no_skill, prevalence
 
 State = Literal["ok", "failed", "missing", "half-done", "undefined"]
@@ -58,6 +59,8 @@ class Grid:
     cells: Mapping[Place, Cell]
     stages: tuple[Stage, ...]
     remarks: tuple[str, ...]
+    searches: Sequence[Mapping[str, Any]] = ()  # for settings, as `bench tune` tells them
+    standings: Mapping[str, str] = field(default_factory=dict)  # method -> whether its settings were tuned
     scores_weighted: bool = False  # still with the class weights of training, so no probabilities
     evaluation: str = "finetune"
 
@@ -200,6 +203,8 @@ def build_grid(run: RunFolder, evaluation: str | None = None) -> Grid:
         cells=cells,
         stages=run.stages,
         remarks=tuple(remarks),
+        searches=searches(run.config),
+        standings={method: standing(run.config, method) for method in methods},
         scores_weighted=int(run.environment.get("result_version") or 0) < PROBABILITIES_FROM,
         evaluation=evaluation,
     )

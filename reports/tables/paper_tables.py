@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from voxbench.reports.judging.remarks import unevenness
-from voxbench.reports.judging.words import counted
+from voxbench.reports.judging.words import counted, listed
 from voxbench.reports.reading.grid import Cell, Grid
 from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.searches import DEFAULT
 from voxbench.reports.stats.summary import summarise
 from voxbench.reports.tables.table import Entry, Table, csv_text
 
@@ -158,6 +159,7 @@ def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list
         notes.append(
             "Yardsticks: formulas and a frozen encoder, given the same labels, which a method should be better than."
         )
+    notes += _settings_note(grid)
     if tied is not None and any(len(group) > 1 for group in tied.values()):
         notes.append(f"{TIED} not separable from the best of its column.")
     troubled = grid.troubled()
@@ -166,6 +168,19 @@ def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         notes.append(f"{INCOMPLETE} not over all folds and seeds ({counts} of {len(grid.cells)} cells in all).")
     return notes
+
+
+def _settings_note(grid: Grid) -> list[str]:
+    """Whose settings a search chose: a tuned method and an untuned one are no fair pair."""
+    by: dict[str, list[str]] = {}
+    for method in grid.methods:
+        if method not in grid.yardsticks:
+            by.setdefault(grid.standings.get(method, DEFAULT), []).append(method)
+    if not by:
+        return []
+    if list(by) == [DEFAULT]:
+        return ["Settings: default for all methods, none tuned."]
+    return [f"Settings: {'; '.join(f'{said} for {listed(methods)}' for said, methods in by.items())}."]
 
 
 MAIN_CSV = (

@@ -73,7 +73,8 @@ class RunMaker:
             if self.methods[method] != 0.9:
                 self._stage(path, method)
         self._documents(path)
-        _write_csv(path / "results.csv", COLUMNS, rows)
+        of_one = [] if self.probed is not None else ["evaluation"]  # as folders of before have it
+        _write_csv(path / "results.csv", [name for name in COLUMNS if name not in of_one], rows)
         scores = ["score"] if len(self.classes) == 2 else [f"score_{i}" for i in range(len(self.classes))]
         predicted = ["predicted"] if self.predicted_column else []
         columns = [
@@ -127,7 +128,7 @@ class RunMaker:
         n_val = max(20, round(fraction * (self.patient.size - tested.size) * 0.2))
         key = f"{method}-{fraction}-{fold}-{seed}" + ("-linear" if evaluation == "linear" else "")
         threshold = 0.45 if len(self.classes) == 2 else None
-        row = dict.fromkeys(COLUMNS, "") | {
+        row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {
             "dataset": self.dataset,
             "method": method,
             "role": self._role(method) if self.told_roles else "",
