@@ -137,6 +137,7 @@ _TEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "→": r"$\rightarrow$",
     "–": "--",
     "−": "$-$",
     "≥": r"$\geq$",
