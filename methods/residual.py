@@ -41,7 +41,7 @@ class ResidualOptions(Options):
     prior: Literal["autoencoder", "median-image"] = "autoencoder"
     # Whom it is learnt from: normals spend labels; the unlabelled pool does not, and has findings in it.
     prior_cohort: Literal["normal", "pool", "pool+normal"] = "normal"
-    augment: bool = True  # whether the autoencoder's volumes are moved, turned and scaled a little, tone as it is
+    augment: bool = False  # whether the autoencoder's volumes are moved, turned and scaled a little, tone as it is
     held_out: float = Field(0.2, ge=0, le=0.5)  # of these patients: the scale is measured on them. 0, as the paper
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 64), min_length=1)  # of the autoencoder
     kernel: Literal[3, 5] = 5

@@ -18,13 +18,13 @@ class MedianImage(nn.Module):
     one of these two, so what the others look like is known for each volume that was learnt from (`without`).
     """
 
-    image: Tensor  # [C, D, H, W]: NaN until learnt
+    image: Tensor  # [C, D, H, W]: 0 until learnt
     middle: Tensor  # [2, C, D, H, W]: of N values in order, numbers (N - 2) // 2 and the next, counted from 0
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        self.register_buffer("image", torch.full(tuple(shape), torch.nan))
-        self.register_buffer("middle", torch.full((2, *shape), torch.nan))
+        self.register_buffer("image", torch.zeros(tuple(shape)))
+        self.register_buffer("middle", torch.zeros((2, *shape)))
 
     def forward(self, volumes: Tensor) -> Tensor:
         """As the class says."""

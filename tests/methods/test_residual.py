@@ -229,17 +229,19 @@ def test_losses_by_numpy(encoder: MakeEncoder, volumes: Volumes, kind: str) -> N
     assert loss == pytest.approx(expected.mean(), rel=1e-4)
 
 
-def test_the_autoencoder_learns_by_l1_from_normals_moved_a_little(encoder: MakeEncoder, volumes: Volumes) -> None:
+def test_the_autoencoder_learns_by_l1_from_normals_as_they_are_or_moved_a_little(
+    encoder: MakeEncoder, volumes: Volumes
+) -> None:
     offset = 0.25 * torch.ones(SHAPE)
     method = with_residual(encoder(), offset)
     first, second = method.stages()
     assert (first.cohort, first.budget) == ("normal", "prior")
-    (view,) = first.looks
+    (plain,) = first.looks
+    assert plain.augmentation == "none"
+    (view,) = Residual(encoder(), ResidualOptions(augment=True), SHAPE).stages()[0].looks
     strengths = policies({view.augmentation: dict(view.strengths)})[view.augmentation].strengths
     assert strengths.rotation > 0 and strengths.scale != (1.0, 1.0) and strengths.affine_probability > 0
     assert strengths.flip_probability == strengths.intensity_probability == strengths.noise_probability == 0
-    (plain,) = Residual(encoder(), ResidualOptions(augment=False), SHAPE).stages()[0].looks
-    assert plain.augmentation == "none"
     assert (second.cohort, second.augmentation, second.budget) == ("all", "geometric", "pretrain")
     batch = Batch(views=(volumes(2, *SHAPE),), target=None, rng=torch.Generator())
     assert first.loss(batch).item() == pytest.approx(0.25, rel=1e-5)

@@ -83,8 +83,9 @@ def test_what_a_stage_that_trains_nothing_does_not_use_is_not_in_its_key(planned
 
     assert keys("residual-median", "prior.volumes=24") == keys("residual-median", "prior.volumes=32")
     assert keys("residual", "prior.volumes=24") != keys("residual", "prior.volumes=32")
-    assert keys("residual", "augmentation.geometric.rotation=3") != keys("residual")
-    assert keys("residual", "augmentation.contrastive.rotation=3") == keys("residual")
+    moved = "methods.residual.augment=true"
+    assert keys("residual", moved, "augmentation.geometric.rotation=3") != keys("residual", moved)
+    assert keys("residual", "augmentation.geometric.rotation=3") == keys("residual")
 
 
 def test_pretraining_that_sees_no_label_is_shared_by_folds_and_fractions(planned: Planned) -> None:
