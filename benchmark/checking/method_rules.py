@@ -148,8 +148,7 @@ def _state(case: _Case) -> None:
         whole = {name: value.clone() for name, value in theirs.module.state_dict().items()}
         ours.module.load_state_dict(load(save(whole)))
     trial.method.eval(), other.method.eval()
-    batch = trial.batch(STEPS)
-    (what, one), (_, two) = (_told(each, batch) for each in (trial.stage, other.stage))
+    (what, one), (_, two) = (_told(each, trial.batch(STEPS)) for each in (trial.stage, other.stage))
     if one != two:
         raise BrokenRuleError(
             f"saved and loaded, its {what} is {two:g} in place of {one:g}: something that it goes by is not in its "
