@@ -182,7 +182,7 @@ class Prior(nn.Module):
         if self.options.rescale == "normals":
             low, high = self.scale
             if high <= low:
-                raise MethodError("residual: the autoencoder stage is not finished, its scale is not measured")
+                raise MethodError("residual: the prior stage is not finished, its scale is not measured")
         else:
             low, high = (
                 torch.quantile(residual.flatten(1), p / 100, dim=1).view(-1, 1, 1, 1, 1)

@@ -90,7 +90,7 @@ def train(stage: Stage, volumes: Tensor, steps: int) -> list[float]:
     if stage.finish is not None:
         stage.module.eval()
         with torch.no_grad():
-            stage.finish(iter([volumes]))
+            stage.finish([volumes])
         stage.module.train()
     return losses
 
