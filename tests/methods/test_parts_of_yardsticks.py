@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from voxbench.methods.parts import logistic
+from voxbench.methods.parts.inner import inner_folds
 from voxbench.methods.parts.geometry import NUMBERS, shape_numbers
 from voxbench.methods.parts.principal import Components
 
@@ -128,7 +129,7 @@ def test_there_are_no_more_components_than_rows_or_features_allow() -> None:
 
 def test_no_patient_is_on_both_sides_of_an_inner_fold() -> None:
     labels, patients = np.array([0, 0, 1, 1, 0, 1] * 6), np.arange(36) // 2
-    folds = list(logistic._folds(labels, patients, seed=0))
+    folds = inner_folds(labels, patients, seed=0)
     assert len(folds) == 5
     for train, held_out in folds:
         assert not set(patients[train]) & set(patients[held_out])
