@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from voxbench.methods.parts import logistic
-from voxbench.methods.parts.inner import inner_folds
 from voxbench.methods.parts.geometry import NUMBERS, shape_numbers
+from voxbench.methods.parts.inner import inner_folds
 from voxbench.methods.parts.principal import Components
 
 Mask = npt.NDArray[np.bool_]
