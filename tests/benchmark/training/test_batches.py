@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.settings.config import Recipe
-from voxbench.benchmark.training import pretrain
+from voxbench.benchmark.training import checkpoints, pretrain
 from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.train import Hooks, learning_rate, optimise, start, weight_decay
 from voxbench.datasets.sinus.phantom import SinusPhantom
@@ -159,7 +159,7 @@ def test_a_stage_that_is_stopped_goes_on_to_the_same_bits(
     planned: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Also where its steps are not what its views say: MoCo passes one of its two with gradients."""
-    monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
     given = {"methods": f"{EXAMPLES / method}", "encoder": f"{CHECKING / 'encoders.py'}:Deaf"}
     run = planned(("dataset.size=16", "pretrain.volumes=160"), **given)
     plan = next(iter(run.plan.stages.values()))
