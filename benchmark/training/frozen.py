@@ -146,4 +146,5 @@ def _read(path: Path) -> tuple[Tensor, float] | None:
     if hashlib.sha256(content).digest() != seal:
         return None
     about, _, array = content.partition(b"\n")
-    return torch.from_numpy(np.load(io.BytesIO(array))), float(json.loads(about)["seconds"])
+    features = np.load(io.BytesIO(array), allow_pickle=False)
+    return torch.from_numpy(features), float(json.loads(about)["seconds"])

@@ -101,7 +101,7 @@ def phantoms(volumes: int, size: int) -> tuple[np.ndarray, list[str]]:
 
 def medmnist(path: Path) -> tuple[np.ndarray, list[str]]:
     """All volumes of a file of MedMNIST, bytes [N, D, H, W], each a patient of its own."""
-    with np.load(path) as archive:
+    with np.load(path, allow_pickle=False) as archive:
         images = np.concatenate([archive[f"{part}_images"] for part in ("train", "val", "test")])
     return images, [str(i) for i in range(len(images))]
 
