@@ -49,7 +49,6 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
 def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any]:
     method, stage = _rebuilt(context, plan)
     recipe = context.config.stage_recipe(plan.method, stage.budget)
-    placed(method, context.device)
     with Meter(context.device) as meter:
         members, held_out = divided(context.bank.items, plan.members, stage.held_out, _seed(context, plan))
         loader = _loader(context, plan, stage, method, members)
@@ -143,6 +142,7 @@ def _shown(context: Context, plan: StagePlan, stage: Stage) -> dict[str, Any]:
 def _rebuilt(context: Context, plan: StagePlan) -> tuple[Method, Stage]:
     """The method as the stages before this one left it."""
     method = build_method(context.config, plan.method, context.dataset.shape, plan.seed, plan.fold)
+    placed(method, context.device)  # before its stages name parameters: a device may need new ones
     stages = method.stages()
     for done, key in zip(stages, plan.upstream, strict=False):
         done.module.load_state_dict(context.store.load_weights(key, "module"), strict=True)

@@ -35,8 +35,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         for name in ("USER", "LOGNAME"):
             monkeypatch.setenv(name, USER)
+        wandb.teardown()  # its service would go on with the server of before
         yield server
-        wandb.teardown()  # its service would go on with this server
+        wandb.teardown()
 
 
 def sync(run: Path) -> tuple[int, int]:
