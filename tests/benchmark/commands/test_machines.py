@@ -44,7 +44,7 @@ def open_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @stranger
-@pytest.mark.parametrize("home", [None, "/etc/passwd"])
+@pytest.mark.parametrize("home", [pytest.param(None, marks=pytest.mark.long), "/etc/passwd"])
 def test_a_user_without_name_or_home_can_run(
     home: str | None, command: Callable[..., list[str]], open_folder: Path
 ) -> None:

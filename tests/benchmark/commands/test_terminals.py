@@ -17,7 +17,7 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("kind", ["ascii pipe", pytest.param("C locale", marks=pytest.mark.long)])
 def test_no_command_fails_for_want_of_a_character(
     kind: str, finished: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -81,7 +81,7 @@ def test_out_of_memory_is_tried_again_as_often_as_asked(
     assert failed == ({"its pretraining failed: MemoryError: no memory just now"} if code else set())
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
 def test_ctrl_c_leaves_a_checkpoint_from_which_it_goes_on(
     tmp_path: Path, command: Callable[..., list[str]], workers: str
 ) -> None:
@@ -108,6 +108,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_it_goes_on(
     assert tidy(out)
 
 
+@pytest.mark.long
 def test_single_jobs_by_their_keys_make_the_table_of_the_whole(bench: Bench, tmp_path: Path) -> None:
     whole, run, said = tmp_path / "whole", tmp_path / "run", Console(quiet=True)
     assert bench(methods="simclr,supervised", settings=("protocol.pretrain_per_fold=true",), out=whole) == 0

@@ -295,7 +295,7 @@ def test_user_errors_are_one_line_and_exit_code_two(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("background", [pytest.param(False, marks=pytest.mark.long), True])
 def test_ctrl_c_says_that_nothing_is_lost(tmp_path: Path, command: Command, background: bool) -> None:
     """A scheduler's SIGTERM likewise, also where a shell had its background job ignore SIGINT."""
     out = tmp_path / "run"
