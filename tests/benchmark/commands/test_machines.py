@@ -139,6 +139,8 @@ def test_a_file_that_may_not_be_read_is_listed_with_all_other_problems(open_fold
     words = ("run", "--dataset", open_folder / "manifest.csv", "--out", open_folder / "run", "--cache", open_folder)
     typed(*words, "--dry-run")  # brings all imports, which the other user may not be able to read
     with another_user():
+        if not os.access(Path(__file__), os.R_OK, effective_ids=True):
+            pytest.skip("the code lies where another user cannot read it")
         said = typed(*words)
     assert said.code == 2 and "Errno" not in said.err
     lines = said.err.strip().splitlines()
