@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from voxbench.benchmark.settings import registry
-from voxbench.benchmark.settings.config import plain_yaml
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.presets import plain_yaml
 
 ROOMS = ("benchmark", "datasets", "methods", "reports")
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 
 from voxbench.benchmark.settings import registry
-from voxbench.benchmark.settings.config import presets
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.presets import presets
 
 
 def catalogue(kind: Literal["methods", "datasets", "encoders", "presets"]) -> list[dict[str, Any]]:

@@ -29,16 +29,10 @@ from voxbench.benchmark.running.stop import Stop
 from voxbench.benchmark.running.work import Job
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import build_dataset
-from voxbench.benchmark.settings.config import (
-    Config,
-    Runtime,
-    parse_setting,
-    presets,
-    read_preset,
-    resolve,
-    split_variant,
-)
+from voxbench.benchmark.settings.config import Config, Runtime
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.presets import parse_setting, presets, read_preset
+from voxbench.benchmark.settings.resolve import resolve, split_variant
 from voxbench.benchmark.settings.sweep import swept, with_variants
 from voxbench.datasets.base import Dataset
 from voxbench.datasets.files import cause

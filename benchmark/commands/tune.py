@@ -19,8 +19,9 @@ from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import prepare_bank
 from voxbench.benchmark.settings.assemble import build_dataset
-from voxbench.benchmark.settings.config import read_preset, resolve
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.presets import read_preset
+from voxbench.benchmark.settings.resolve import resolve
 from voxbench.benchmark.tuning.outcome import FILE, outcome, preset_text
 from voxbench.benchmark.tuning.search import Search
 from voxbench.datasets.files import cause

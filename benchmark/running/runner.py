@@ -28,9 +28,11 @@ from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.results import current_cells, slot_of, write_tables
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.settings.assemble import build_dataset
-from voxbench.benchmark.settings.config import Config, Evaluation, OwnRecipes, Runtime, merge
+from voxbench.benchmark.settings.config import Config, Evaluation, Runtime
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION
+from voxbench.benchmark.settings.presets import merge
+from voxbench.benchmark.settings.recipes import OwnRecipes
 from voxbench.datasets.base import Dataset
 from voxbench.datasets.splits import official_fold
 from voxbench.datasets.volumes.bank import BankDamagedError, VolumeBank

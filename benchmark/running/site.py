@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from voxbench.benchmark.settings.config import merge, parse_setting, plain_yaml, validated
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.model import validated
+from voxbench.benchmark.settings.presets import merge, parse_setting, plain_yaml
 
 OURS = frozenset(  # what voxbench sets, or could not keep: the command takes the place of the batch shell
     {"dependency", "job_name", "array_parallelism", "signal_delay_s", "use_srun", "stderr_to_stdout", "teardown"}

@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from voxbench.benchmark.settings import registry
-from voxbench.benchmark.settings.config import VARIANT, merge, plain_yaml, split_variant
+from voxbench.benchmark.settings.config import VARIANT
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.presets import merge, plain_yaml
+from voxbench.benchmark.settings.resolve import split_variant
 
 Setting = tuple[str, Any]  # an option and its value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from voxbench.benchmark.settings.config import FinetuneRecipe
+from voxbench.benchmark.settings.recipes import FinetuneRecipe
 from voxbench.benchmark.training.train import Training
 from voxbench.methods.base import Encoder, Group
 

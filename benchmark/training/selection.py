@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from voxbench.benchmark.planning.plan import CellPlan
-from voxbench.benchmark.settings.config import FinetuneRecipe
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.recipes import FinetuneRecipe
 from voxbench.benchmark.training.context import Context
 from voxbench.benchmark.training.evaluate import UndefinedMetricError, by_unit, metrics
 from voxbench.benchmark.training.train import Training

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from voxbench.benchmark.records.costs import Meter
 from voxbench.benchmark.settings.assemble import build_encoder, build_method, placed, seeded
-from voxbench.benchmark.settings.config import Recipe
+from voxbench.benchmark.settings.recipes import Recipe
 from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.classifier import Classifier
 from voxbench.benchmark.training.context import Context

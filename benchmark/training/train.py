@@ -12,8 +12,8 @@ from lightly.utils.lars import LARS
 from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
 
-from voxbench.benchmark.settings.config import Recipe
 from voxbench.benchmark.settings.errors import ContractError
+from voxbench.benchmark.settings.recipes import Recipe
 from voxbench.datasets.views.loader import Draw, Loader
 from voxbench.methods.base import Group
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from voxbench.benchmark.settings.config import Config, Tuned, TunedMethod, merge, presets, read_preset
+from voxbench.benchmark.settings.config import Config, Tuned, TunedMethod
+from voxbench.benchmark.settings.presets import merge, presets, read_preset
 from voxbench.benchmark.tuning.sampler import STARTUP
 from voxbench.benchmark.tuning.search import Search
 from voxbench.benchmark.tuning.space import configured

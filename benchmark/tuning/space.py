@@ -9,7 +9,9 @@ from typing import Any
 from voxbench.benchmark.planning.stages import checked_stages
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import Shape, build_method
-from voxbench.benchmark.settings.config import Config, Recipe, StageRecipe, validated
+from voxbench.benchmark.settings.config import Config
+from voxbench.benchmark.settings.model import validated
+from voxbench.benchmark.settings.recipes import Recipe, StageRecipe
 from voxbench.methods.base import Choice, Predictor, Range
 
 RATE = 10.0  # a learning rate is searched from this many times less than the preset's to as many times more

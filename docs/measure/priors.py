@@ -22,7 +22,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from voxbench.benchmark.settings.assemble import build_method
-from voxbench.benchmark.settings.config import Config, parse_setting, read_preset, resolve
+from voxbench.benchmark.settings.config import Config
+from voxbench.benchmark.settings.presets import parse_setting, read_preset
+from voxbench.benchmark.settings.resolve import resolve
 from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.holdout import divided
 from voxbench.benchmark.training.train import optimise, start

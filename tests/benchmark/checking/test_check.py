@@ -13,7 +13,9 @@ from voxbench.benchmark.checking.encoder_rules import check_encoder
 from voxbench.benchmark.checking.method_rules import check_method
 from voxbench.benchmark.checking.trial import Bench
 from voxbench.benchmark.checking.verdict import Verdict
-from voxbench.benchmark.settings.config import Config, parse_setting, read_preset, resolve
+from voxbench.benchmark.settings.config import Config
+from voxbench.benchmark.settings.presets import parse_setting, read_preset
+from voxbench.benchmark.settings.resolve import resolve
 from voxbench.datasets.sinus.phantom import SinusPhantom
 from voxbench.datasets.volumes.bank import VolumeBank, open_bank
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from voxbench.benchmark.settings import registry
-from voxbench.benchmark.settings.config import Config, merge, parse_setting, presets, read_preset, resolve
+from voxbench.benchmark.settings.config import Config
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.benchmark.settings.presets import merge, parse_setting, presets, read_preset
+from voxbench.benchmark.settings.resolve import resolve
 from voxbench.datasets.base import DatasetError
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from voxbench.benchmark.running.runner import Run
-from voxbench.benchmark.settings.config import Recipe
+from voxbench.benchmark.settings.recipes import Recipe
 from voxbench.benchmark.training import checkpoints, pretrain
 from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.train import Hooks, learning_rate, optimise, start, weight_decay

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from voxbench.benchmark.running.runner import Run
-from voxbench.benchmark.settings.config import FinetuneRecipe
+from voxbench.benchmark.settings.recipes import FinetuneRecipe
 from voxbench.benchmark.training.classifier import Classifier, HeadFirst
 from voxbench.benchmark.training.train import start
 from voxbench.methods.base import Encoder

@@ -16,7 +16,7 @@ from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.running.work import perform
-from voxbench.benchmark.settings.config import FinetuneRecipe
+from voxbench.benchmark.settings.recipes import FinetuneRecipe
 from voxbench.benchmark.training import checkpoints
 from voxbench.benchmark.training.context import Context
 from voxbench.benchmark.training.evaluate import called

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from voxbench.benchmark.records.store import TARGETS, Store
-from voxbench.benchmark.settings.config import Recipe
+from voxbench.benchmark.settings.recipes import Recipe
 from voxbench.benchmark.training.pretrain import collapse_of
 from voxbench.benchmark.training.targets import Targets, evaluating
 from voxbench.benchmark.training.train import NonFiniteLossError, Training, learning_rate, optimise, start

@@ -16,8 +16,9 @@ from voxbench.benchmark.planning.plan import Splits
 from voxbench.benchmark.records.recognise import is_run
 from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.runner import Run
-from voxbench.benchmark.settings.config import read_preset, resolve
 from voxbench.benchmark.settings.errors import AuditError, BenchError
+from voxbench.benchmark.settings.presets import read_preset
+from voxbench.benchmark.settings.resolve import resolve
 from voxbench.benchmark.tuning.search import Search
 from voxbench.benchmark.tuning.trials import Trials
 from voxbench.datasets.sinus.phantom import SinusPhantom

@@ -10,8 +10,10 @@ import pytest
 from voxbench.benchmark.planning.stages import checked_stages
 from voxbench.benchmark.planning.tunable import MOST_OWN
 from voxbench.benchmark.settings import registry
-from voxbench.benchmark.settings.config import Config, read_preset, resolve
+from voxbench.benchmark.settings.config import Config
 from voxbench.benchmark.settings.errors import BenchError, ContractError
+from voxbench.benchmark.settings.presets import read_preset
+from voxbench.benchmark.settings.resolve import resolve
 from voxbench.benchmark.tuning.space import configured, space_of
 from voxbench.methods.base import Choice, Range
 from voxbench.methods.encoders.resnet import ResNet
