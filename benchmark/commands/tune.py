@@ -26,7 +26,7 @@ from voxbench.benchmark.tuning.outcome import FILE, outcome, preset_text
 from voxbench.benchmark.tuning.search import Search
 from voxbench.datasets.files import cause
 from voxbench.reports.judging.words import counted, listed
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.results import percent
 from voxbench.reports.tables.tuning import chosen_table, search_table
 
 

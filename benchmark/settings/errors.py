@@ -11,7 +11,7 @@ from pathlib import Path
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.files import FULL, explained
 from voxbench.methods.base import MethodError
-from voxbench.reports.reading.run_folder import ReportError
+from voxbench.reports.reading.results import ReportError
 
 
 class BenchError(Exception):

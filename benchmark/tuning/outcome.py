@@ -13,7 +13,7 @@ from voxbench.benchmark.tuning.sampler import STARTUP
 from voxbench.benchmark.tuning.search import Search
 from voxbench.benchmark.tuning.space import configured
 from voxbench.benchmark.tuning.trials import Trial, best
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.results import percent
 
 FILE = "tuned.yaml"
 _PLUGINS = ("dataset", "encoder")  # another name takes all options along

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from voxbench.reports.reading.grid import Cell, Grid
-from voxbench.reports.reading.run_folder import Place, Units
+from voxbench.reports.reading.results import Place, Units
 from voxbench.reports.stats.average_precision import average_precision
 
 Floats = npt.NDArray[np.float64]

@@ -18,7 +18,7 @@ from voxbench.reports.judging.comparison import ALPHA, Comparison, compare_metho
 from voxbench.reports.judging.efficiency import Efficiency, label_efficiency
 from voxbench.reports.judging.remarks import remarks
 from voxbench.reports.reading.grid import Cell, Grid
-from voxbench.reports.reading.run_folder import Place
+from voxbench.reports.reading.results import Place
 from voxbench.reports.stats.average_precision import macro_average_precision, shuffled
 from voxbench.reports.stats.bootstrap import patient_weights, share_interval, standard_error
 from voxbench.reports.stats.ranks import shared_ranks

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxbench.reports.reading.grid import Cell, Grid
-from voxbench.reports.reading.run_folder import Place
+from voxbench.reports.reading.results import Place
 from voxbench.reports.stats.bootstrap import difference_interval, difference_p, standard_error
 from voxbench.reports.stats.holm import holm
 from voxbench.reports.stats.improvement import probability_of_improvement

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from voxbench.reports.judging.comparison import mean_of
 from voxbench.reports.reading.grid import Cell, Grid
-from voxbench.reports.reading.run_folder import Place
+from voxbench.reports.reading.results import Place
 from voxbench.reports.stats.label_efficiency import labels_to_reach
 from voxbench.reports.stats.summary import summarise
 

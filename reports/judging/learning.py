@@ -11,7 +11,7 @@ import numpy as np
 
 from voxbench.reports.judging.words import counted, signed
 from voxbench.reports.reading.grid import Grid
-from voxbench.reports.reading.run_folder import Stage
+from voxbench.reports.reading.results import Stage
 
 END = 5  # a fifth of a curve at either end is averaged
 SURE = 2.0  # standard errors by which a loss must have fallen

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from voxbench.reports.judging.words import counted, listed
 from voxbench.reports.reading.grid import Grid
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.results import percent
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,7 +14,8 @@ import numpy as np
 from voxbench.reports.pages.across import across_datasets
 from voxbench.reports.pages.report import Report, evaluated, write_pages
 from voxbench.reports.reading.grid import build_grid
-from voxbench.reports.reading.run_folder import Place, ReportError, Row, RunFolder, Stage, Units, describe, read_run
+from voxbench.reports.reading.results import Place, ReportError, Row, RunFolder, Stage, Units, describe
+from voxbench.reports.reading.run_folder import read_run
 from voxbench.reports.reading.searches import searches
 
 # What may differ between runs of one report: where data and files lie (what is in files is compared by digest), which

@@ -13,7 +13,7 @@ from voxbench.reports.judging.learning import Learning, learning
 from voxbench.reports.judging.remarks import unevenness
 from voxbench.reports.judging.words import counted, interval, listed
 from voxbench.reports.pages.evaluations import said_of_orders, said_of_probes
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.results import percent
 from voxbench.reports.stats.power import smallest_difference
 from voxbench.reports.tables.comparison_tables import labels_needed
 

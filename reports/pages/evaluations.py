@@ -11,7 +11,7 @@ from voxbench.reports.judging.orders import in_all, order, said_of_pairs
 from voxbench.reports.judging.words import counted, listed
 from voxbench.reports.plots.evaluations import evaluations
 from voxbench.reports.plots.style import Plot
-from voxbench.reports.reading.run_folder import EVALUATIONS, percent, titled
+from voxbench.reports.reading.results import EVALUATIONS, percent, titled
 from voxbench.reports.tables.comparison_tables import comparison_table, interval_table
 from voxbench.reports.tables.evaluation_table import evaluation_table
 from voxbench.reports.tables.paper_tables import main_table

@@ -31,7 +31,7 @@ from voxbench.reports.plots.representation import representation
 from voxbench.reports.plots.style import Plot
 from voxbench.reports.reading.grid import Grid
 from voxbench.reports.reading.redact import facts, redact
-from voxbench.reports.reading.run_folder import RunFolder, describe
+from voxbench.reports.reading.results import RunFolder, describe
 from voxbench.reports.tables.closer import metrics_table, recall_table, uncalled, weighted
 from voxbench.reports.tables.comparison_tables import comparison_table, efficiency_table, interval_table
 from voxbench.reports.tables.learning_table import learning_tables

@@ -13,7 +13,8 @@ from voxbench.reports.judging.words import listed
 from voxbench.reports.pages.across import Across
 from voxbench.reports.pages.page import Page, View, make_source, make_view, render, subtitle
 from voxbench.reports.reading.grid import Grid, build_grid
-from voxbench.reports.reading.run_folder import ReportError, RunFolder, read_run
+from voxbench.reports.reading.results import ReportError, RunFolder
+from voxbench.reports.reading.run_folder import read_run
 from voxbench.reports.tables.learning_table import learning_csv
 from voxbench.reports.tables.numbers import numbers
 from voxbench.reports.tables.paper_tables import main_csv

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, method_styles, tidy
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.results import percent
 from voxbench.reports.tables.closer import method_reliability
 
 

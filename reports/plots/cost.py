@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.style import Plot, canvas, finish, method_styles, tidy
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.results import percent
 from voxbench.reports.tables.paper_tables import cost_hours, time_unit
 
 

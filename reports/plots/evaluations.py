@@ -9,7 +9,7 @@ import numpy as np
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.judging.orders import in_all
 from voxbench.reports.plots.style import Plot, canvas, finish, method_styles, tidy
-from voxbench.reports.reading.run_folder import EVALUATIONS, percent
+from voxbench.reports.reading.results import EVALUATIONS, percent
 
 
 def evaluations(analyses: Sequence[Analysis]) -> list[Plot]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.pretraining import stage_title
 from voxbench.reports.plots.style import Plot, canvas, finish
-from voxbench.reports.reading.run_folder import Stage, percent
+from voxbench.reports.reading.results import Stage, percent
 
 SHOWN = 6
 SCORES = ("localisation", "localisation_median", "localisation_chance")

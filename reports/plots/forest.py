@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from voxbench.reports.judging.analysis import Analysis, Comparison
 from voxbench.reports.plots.style import INK, Plot, canvas, finish, method_styles, tidy
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.results import percent
 
 
 def forest(analysis: Analysis) -> list[Plot]:

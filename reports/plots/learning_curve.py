@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, method_styles, tidy
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.results import percent
 
 
 def learning_curve(analysis: Analysis) -> Plot:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, method_styles, tidy
-from voxbench.reports.reading.run_folder import Units, percent
+from voxbench.reports.reading.results import Units, percent
 
 Floats = npt.NDArray[np.float64]
 RECALL = np.linspace(0.0, 1.0, 201)[1:]  # recall 0 has no threshold

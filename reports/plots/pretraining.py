@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, method_styles, tidy
-from voxbench.reports.reading.run_folder import Stage
+from voxbench.reports.reading.results import Stage
 
 
 def pretraining(analysis: Analysis) -> list[Plot]:

@@ -13,7 +13,7 @@ from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.plots.pretraining import stage_title
 from voxbench.reports.plots.style import FAINT, Plot, canvas, finish
 from voxbench.reports.reading.redact import redact
-from voxbench.reports.reading.run_folder import Stage
+from voxbench.reports.reading.results import Stage
 
 SHOWN = 7  # groups with a colour of their own, the largest; what is left is grey
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from voxbench.reports.reading.run_folder import PREDICTIONS, ReportError, read_run
+from voxbench.reports.reading.results import ReportError
+from voxbench.reports.reading.run_folder import read_run
+from voxbench.reports.reading.tables import PREDICTIONS
 
 AS_THEY_ARE = ("config.yaml", "dataset.json", "environment.json", "audit.json", "results.csv", "tables.json")
 # Which volumes were seen, by hash; what other files have; and the seal of the record as a whole.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from voxbench.reports.reading.run_folder import EVALUATIONS, OWN, Ints, Place, Row, RunFolder, Stage, Units
+from voxbench.reports.reading.results import EVALUATIONS, OWN, Ints, Place, Row, RunFolder, Stage, Units
 from voxbench.reports.reading.searches import searches, standing
 from voxbench.reports.stats.average_precision import macro_average_precision, no_skill, prevalence
 

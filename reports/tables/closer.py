@@ -9,7 +9,7 @@ import numpy as np
 
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.judging.words import interval
-from voxbench.reports.reading.run_folder import Units, percent
+from voxbench.reports.reading.results import Units, percent
 from voxbench.reports.stats.calibration import Reliability, reliability
 from voxbench.reports.stats.classification import classification
 from voxbench.reports.stats.recall import Share, weighted_share

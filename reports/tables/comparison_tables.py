@@ -7,7 +7,7 @@ import math
 from voxbench.reports.judging.analysis import Analysis, Comparison, Efficiency
 from voxbench.reports.judging.remarks import unevenness
 from voxbench.reports.judging.words import counted, interval, p_value, signed
-from voxbench.reports.reading.run_folder import EVALUATIONS, percent
+from voxbench.reports.reading.results import EVALUATIONS, percent
 from voxbench.reports.tables.naming import legend, named
 from voxbench.reports.tables.table import Entry, Table
 

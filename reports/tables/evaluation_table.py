@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.judging.orders import in_all, order, said_of_pairs
-from voxbench.reports.reading.run_folder import EVALUATIONS, percent, titled
+from voxbench.reports.reading.results import EVALUATIONS, percent, titled
 from voxbench.reports.tables.table import Entry, Table
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from voxbench.reports.judging.remarks import unevenness
 from voxbench.reports.judging.words import counted, listed
 from voxbench.reports.reading.grid import Cell, Grid
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.results import percent
 from voxbench.reports.reading.searches import DEFAULT
 from voxbench.reports.stats.summary import summarise
 from voxbench.reports.tables.table import Entry, Table, csv_text

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from voxbench.reports.judging.words import listed
-from voxbench.reports.reading.run_folder import percent
+from voxbench.reports.reading.results import percent
 from voxbench.reports.tables.table import Entry, Table
 
 

@@ -23,7 +23,8 @@ from voxbench.benchmark.commands import status as command_status
 from voxbench.benchmark.commands.run import Arguments, execute
 from voxbench.benchmark.records.store import CLAIM_STALE_S, Store
 from voxbench.benchmark.settings.errors import BenchError
-from voxbench.reports.reading.run_folder import ReportError, read_run
+from voxbench.reports.reading.results import ReportError
+from voxbench.reports.reading.run_folder import read_run
 
 from ...run_folders import finished, table, tidy
 from ..conftest import small, work

@@ -10,7 +10,8 @@ import pytest
 
 from voxbench.reports.pages.compare import compare
 from voxbench.reports.reading.export import export_run
-from voxbench.reports.reading.run_folder import ReportError, read_run
+from voxbench.reports.reading.results import ReportError
+from voxbench.reports.reading.run_folder import read_run
 
 MakeRun = Callable[..., Path]
 GRID = {"methods": {"supervised": 0.8, "byol": 0.85}, "patients": 60}
