@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import signal
 import sys
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +13,10 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
+from voxbench.benchmark.commands.choices import ExecutorName, Kind, ProtocolName, SyncName, TrackingName
 from voxbench.benchmark.commands.prepare_options import prepare
-from voxbench.benchmark.commands.terminal import Terminal, close_streams, open_streams
+from voxbench.benchmark.commands.terminal import Terminal, close_streams, open_streams, stopped
+from voxbench.benchmark.commands.tune_options import tune
 from voxbench.datasets.files import explained
 from voxbench.datasets.machine import quiet_libraries
 from voxbench.reports.tables.fitted import Fitted
@@ -36,45 +35,6 @@ problems = Terminal(stderr=True)
 
 FAILED_CELLS = 1  # the run ended, and some cells have no result
 USER_ERROR = 2
-INTERRUPTED = 130
-
-
-class Kind(StrEnum):
-    """What `bench list` can list."""
-
-    methods = "methods"
-    datasets = "datasets"
-    encoders = "encoders"
-    presets = "presets"
-
-
-class TrackingName(StrEnum):
-    """Whether W&B is filled."""
-
-    online = "online"
-    offline = "offline"
-    off = "off"
-
-
-class SyncName(StrEnum):
-    """Where `bench wandb-sync` puts W&B runs: on the server, or into files under the run folder."""
-
-    online = "online"
-    offline = "offline"
-
-
-class ExecutorName(StrEnum):
-    """Where the jobs of a grid are carried out."""
-
-    local = "local"
-    slurm = "slurm"
-
-
-class ProtocolName(StrEnum):
-    """What a method may spend labels on."""
-
-    strict = "strict"
-    paper = "paper"
 
 
 @app.command()
@@ -193,67 +153,7 @@ def run(
     )
     with suppress(KeyboardInterrupt):
         raise typer.Exit(command_run.execute(given, console))
-    _stopped()
-
-
-@app.command()
-def tune(
-    methods: Annotated[str, typer.Option(help="As for bench run.")] = "all",
-    trials: Annotated[int, typer.Option(min=1, help="Of each method; the first has the settings as they are.")] = 20,
-    fraction: Annotated[float, typer.Option(help="Label fraction that is searched at.")] = 0.1,
-    on_folds: Annotated[
-        str, typer.Option(help="Folds whose validation parts judge, e.g. 0,1; their test patients are not read.")
-    ] = "0",
-    seeds: Annotated[
-        str, typer.Option(help="As for bench run: each has a split and a training of its own, averaged.")
-    ] = "1",
-    search_seed: Annotated[int, typer.Option(help="The same gives the same trials, and the same choice.")] = 0,
-    dataset: Annotated[str | None, typer.Option(help="As for bench run.")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="As for bench run.")] = None,
-    preset: Annotated[str, typer.Option(help="Where the search starts: quick, paper, or a YAML file.")] = "quick",
-    encoder: Annotated[str | None, typer.Option(help="As for bench run; one.")] = None,
-    folds: Annotated[int | None, typer.Option(help="As for bench run: of the cross-validation.")] = None,
-    protocol: Annotated[ProtocolName | None, typer.Option(help="As for bench run.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting of the configuration.")] = None,
-    out: Annotated[Path, typer.Option(help="Run folder; the same command again goes on.")] = Path("runs/tuned"),
-    cache: Annotated[Path | None, typer.Option(help="As for bench run.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="As for bench run.")] = None,
-) -> None:
-    """Search the settings of every method by the same budget, on validation patients, and write OUT/tuned.yaml.
-
-    [bold]Examples[/bold]
-
-    bench tune --methods simclr,supervised --trials 20 --set dataset.seed=7 --out runs/tuned
-
-    bench run --preset runs/tuned/tuned.yaml --out runs/mine
-    """
-    from voxbench.benchmark.commands import tune as command_tune
-    from voxbench.benchmark.commands.run import Arguments, seed_list
-
-    given = Arguments(
-        methods=methods,
-        fractions=None,
-        dataset=dataset,
-        data_root=data_root,
-        preset=preset,
-        encoder=encoder,
-        folds=folds,
-        seeds="0,",
-        protocol=protocol.value if protocol else None,
-        settings=tuple(settings or ()),
-        out=out,
-        cache=cache,
-        device=device,
-        workers=workers,
-        dry_run=False,
-    )
-    asked = command_tune.Searched(
-        trials=trials, fraction=fraction, on_folds=on_folds, seeds=tuple(seed_list(seeds) or ()), seed=search_seed
-    )
-    with suppress(KeyboardInterrupt):
-        raise typer.Exit(command_tune.execute(given, asked, console))
-    _stopped()
+    stopped()
 
 
 @app.command()
@@ -289,7 +189,7 @@ def cell(
 
     with suppress(KeyboardInterrupt):
         raise typer.Exit(command_cell.execute(run_folder, keys, console, only=only, warning=warning))
-    _stopped()
+    stopped()
 
 
 @app.command()
@@ -301,13 +201,6 @@ def collect(
     from voxbench.benchmark.commands import collect as command_collect
 
     raise typer.Exit(command_collect.execute(run_folder, attempt, console))
-
-
-def _stopped() -> None:
-    problems.print("stopped: what is done is kept, and the same command goes on from there", soft_wrap=True)
-    close_streams()
-    gc.collect()  # semaphores of the workers' queue, of which Python would complain
-    os._exit(INTERRUPTED)  # worker processes are gone, and threads that wait for them need not be waited for
 
 
 @app.command("list")
@@ -467,6 +360,7 @@ def dashboard(
 
 
 app.command()(prepare)
+app.command()(tune)
 
 
 def _text(value: Any) -> str:

@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from voxbench.benchmark.commands.terminal import Terminal
+from voxbench.benchmark.commands.terminal import INTERRUPTED, Terminal
 from voxbench.datasets.prepare.limits import Limits
-
-INTERRUPTED = 130
 
 
 class Modality(StrEnum):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from typing import IO
+from typing import IO, NoReturn
 
 from rich.console import Console
 
 from voxbench.reports.tables.characters import HANDLER
+
+INTERRUPTED = 130  # exit code
 
 
 class Terminal(Console):
@@ -60,3 +63,13 @@ def _discard(stream: IO[str]) -> None:
         os.close(null)
     except (OSError, ValueError):  # closed, or not a file: nothing more is written to it
         return
+
+
+def stopped() -> NoReturn:
+    """Says so and ends the process: workers are gone, and threads that wait for them need not be waited for."""
+    Terminal(stderr=True).print(
+        "stopped: what is done is kept, and the same command goes on from there", soft_wrap=True
+    )
+    close_streams()
+    gc.collect()  # semaphores of the workers' queue, of which Python would complain
+    os._exit(INTERRUPTED)
