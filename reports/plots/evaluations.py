@@ -8,7 +8,7 @@ import numpy as np
 
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.judging.orders import in_all
-from voxbench.reports.plots.style import Plot, canvas, finish, method_styles, tidy
+from voxbench.reports.plots.style import Plot, canvas, finish, line_with_intervals, method_styles, tidy
 from voxbench.reports.reading.results import EVALUATIONS, percent
 
 
@@ -24,22 +24,9 @@ def _plot(analyses: Sequence[Analysis], fraction: float) -> Plot:
     names = [EVALUATIONS[one.grid.evaluation] for one in analyses]
     with canvas(3.6, 3.2) as (figure, axes):
         for i, method in enumerate(methods):
-            style = styles[method]
             x = np.arange(len(analyses)) + 0.04 * (i - (len(methods) - 1) / 2)
             found = [one.estimates[method, fraction] for one in analyses]
-            means, low, high = (np.array([getattr(one, what) for one in found]) for what in ("mean", "low", "high"))
-            axes.errorbar(
-                x,
-                means,
-                np.nan_to_num(np.stack([means - low, high - means])).clip(min=0),
-                color=style.color,
-                marker=style.marker,
-                linestyle=style.line,
-                markersize=5,
-                linewidth=1.3,
-                elinewidth=0.8,
-                label=method,
-            )
+            line_with_intervals(axes, x, found, styles[method], method)
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.4, len(names) - 0.6)
         axes.set_ylabel("AUPRC")

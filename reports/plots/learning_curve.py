@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from voxbench.reports.judging.analysis import Analysis
-from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, method_styles, tidy
+from voxbench.reports.plots.style import FAINT, Plot, canvas, finish, line_with_intervals, method_styles, tidy
 from voxbench.reports.reading.results import percent
 
 
@@ -23,22 +23,7 @@ def learning_curve(analysis: Analysis) -> Plot:
             if not known:
                 continue
             x = np.array([fraction * nudge for fraction, _ in known])
-            y = np.array([one.mean for _, one in known])
-            low, high = (np.array([getattr(one, end) for _, one in known]) for end in ("low", "high"))
-            errors = np.nan_to_num(np.stack([y - low, high - y])).clip(min=0)
-            axes.errorbar(
-                x,
-                y,
-                errors,
-                color=style.color,
-                marker=style.marker,
-                linestyle=style.line,
-                markersize=5,
-                linewidth=1.5,
-                elinewidth=0.9,
-                capsize=2,
-                label=method,
-            )
+            line_with_intervals(axes, x, [one for _, one in known], style, method)
         if not math.isnan(grid.no_skill):
             axes.axhline(grid.no_skill, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), label="no skill")
         axes.set_xscale("log")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -83,6 +84,33 @@ def canvas(width: float = 4.6, height: float = 3.3, **grid: Any) -> Iterator[tup
     with mpl.rc_context(look):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(**grid)
+
+
+class _Interval(Protocol):
+    @property
+    def mean(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def line_with_intervals(axes: Axes, x: Any, found: Sequence[_Interval], style: MethodStyle, label: str) -> None:
+    """Means over x [N], joined, each with its 95 % interval."""
+    means, low, high = (np.array([getattr(one, what) for one in found]) for what in ("mean", "low", "high"))
+    axes.errorbar(
+        x,
+        means,
+        np.nan_to_num(np.stack([means - low, high - means])).clip(min=0),
+        color=style.color,
+        marker=style.marker,
+        linestyle=style.line,
+        markersize=5,
+        linewidth=1.5,
+        elinewidth=0.9,
+        capsize=2,
+        label=label,
+    )
 
 
 def tidy(axes: Axes, grid: str = "y") -> None:
