@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,17 +19,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from voxbench.benchmark.records.costs import Meter
 from voxbench.benchmark.settings.assemble import build_encoder, build_method, placed, seeded
-from voxbench.benchmark.settings.recipes import Recipe
+from voxbench.benchmark.settings.recipes import Recipe, StageRecipe
 from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.classifier import Classifier
 from voxbench.benchmark.training.context import Context
 from voxbench.benchmark.training.targets import Targets, evaluating
-from voxbench.benchmark.training.train import NO_HOOKS, Hooks, Training, backward, forward, optimise, start
+from voxbench.benchmark.training.train import NO_HOOKS, Hooks, Training, forward, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
 from voxbench.methods.base import Group, Method, Stage
 
-PARTS = ("data", "augmentation", "forward", "backward", "optimiser")
+PARTS = ("data", "maps", "augmentation", "forward", "backward", "optimiser", "rest")
 FINISHED_ON = 8  # volumes that a prior stage is finished on before maps are timed
+ROUNDS = 5  # in which loop and limit take turns on a CPU: other processes then slow down both alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,10 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Measured on one workload; the limit is the same step on one batch that stays where it is."""
+    """Measured on one workload; the limit is the same step on one batch that stays where it is.
+
+    Target maps are kept once they are made: their making is spread over all volumes of the stage's budget.
+    """
 
     method: str
     stage: str
@@ -63,6 +68,7 @@ class Speed:
     limit_volumes_per_second: float
     share_of_limit: float
     seconds: dict[str, float] = field(default_factory=dict)  # a step, by part, each waited for
+    seconds_a_map: float | None
     gflop_per_step: float | None
     gflop_per_second: float | None  # at the limit
     peak_memory_mb: float
@@ -110,7 +116,7 @@ def finetuning(context: Context, batch: int | None = None) -> Workload:
 
 def volumes_per_second(work: Workload, steps: int) -> float:
     """Of the real loop; the first step (allocation, choice of kernels) is left out."""
-    return _timed(work, work.loader, steps)
+    return _rates(work, [work.loader], steps)[0]
 
 
 def seconds_a_map(context: Context, name: str, index: int) -> float:
@@ -132,10 +138,12 @@ def seconds_a_map(context: Context, name: str, index: int) -> float:
 
 def measure(work: Workload, steps: int) -> Speed:
     """All figures of one workload, from `steps` steps of each kind."""
+    a_map = _make_maps(work, steps)
     fixed = _Constant(work.loader)
     with Meter(work.loader.device) as meter:
-        real = _timed(work, work.loader, steps)
-    limit = _timed(work, fixed, steps)
+        real, limit = _rates(work, [work.loader, fixed], steps)
+    maps_a_volume = 0.0 if a_map is None else a_map * _maps_made(work)
+    real = 1 / (1 / real + maps_a_volume)
     flop = _flop(work, fixed.draw(0))
     return Speed(
         method=work.method,
@@ -145,7 +153,8 @@ def measure(work: Workload, steps: int) -> Speed:
         volumes_per_second=real,
         limit_volumes_per_second=limit,
         share_of_limit=real / limit,
-        seconds=_parts(work, steps),
+        seconds={**_parts(work, steps), "maps": maps_a_volume * work.volumes_per_step},
+        seconds_a_map=a_map,
         gflop_per_step=flop / 1e9 if flop else None,
         gflop_per_second=flop / 1e9 * limit / work.volumes_per_step if flop else None,
         peak_memory_mb=meter.peak_memory_mb,
@@ -234,45 +243,118 @@ class _Constant(Loader):
         return replace(self.first, rng=torch.Generator().manual_seed(step))
 
 
-def _timed(work: Workload, loader: Loader, steps: int) -> float:
-    """Volumes a second of `optimise`, the first step left out."""
-    training = start(work.module, work.recipe, steps + 1, work.groups)
-    clock: list[float] = []
-
-    def tick(state: Training) -> bool:
-        if state.step in (1, steps + 1):
+def _make_maps(work: Workload, steps: int) -> float | None:
+    """Makes the target maps that `steps` steps after a first will need; seconds of one, None where there are none."""
+    loader = work.loader
+    if loader.targets is None:
+        return None
+    known = set(loader.rows(0)[:1])
+    loader.targets(sorted(known))  # the first is slower
+    spent, made = 0.0, 0
+    for step in range(steps + 1):
+        new = sorted({*loader.rows(step)} - known)
+        if new:
             wait(loader.device)
-            clock.append(time.perf_counter())
-        return False
+            began = time.perf_counter()
+            loader.targets(new)
+            wait(loader.device)
+            spent += time.perf_counter() - began
+        made += len(new)
+        known.update(new)
+    return spent / max(1, made)
 
-    optimise(training, work.loss, loader, work.recipe, hooks=work.hooks, on_step=tick)
-    return steps * loader.volumes_per_step / (clock[-1] - clock[0])
+
+def _maps_made(work: Workload) -> float:
+    """Target maps for each volume that passes in a whole stage, as long as the recipe has it."""
+    assert isinstance(work.recipe, StageRecipe)  # fine-tuning has none
+    return min(len(work.loader.members) / work.recipe.volumes, 1 / len(work.loader.looks))
+
+
+def _rates(work: Workload, loaders: Sequence[Loader], steps: int) -> list[float]:
+    """Volumes a second of `optimise` on each loader, in turns; a median of the turns, the first step left out."""
+    trainings = [start(work.module, work.recipe, steps + 1, work.groups) for _ in loaders]
+    rounds = 1 if work.loader.device.type == "cuda" else min(ROUNDS, steps)  # a GPU works ahead, if it may
+    ends = [1, *(1 + steps * number // rounds for number in range(1, rounds + 1))]
+    seconds: list[list[float]] = [[] for _ in loaders]
+    for before, end in zip([0, *ends], ends, strict=False):
+        for training, loader, spent in zip(trainings, loaders, seconds, strict=True):
+            began = time.perf_counter()
+            optimise(training, work.loss, loader, work.recipe, hooks=work.hooks, on_step=partial(_reached, end))
+            wait(loader.device)
+            spent.append((time.perf_counter() - began) / (end - before))
+    return [work.volumes_per_step / statistics.median(spent[1:]) for spent in seconds]
+
+
+def _reached(step: int, training: Training) -> bool:
+    return training.step >= step
 
 
 def _parts(work: Workload, steps: int) -> dict[str, float]:
-    """Seconds a step of each part, the device waited for after each: their sum is more than a step of the loop."""
+    """Seconds a step of each part of `optimise`, the device waited for after each: their sum is more than a step's."""
     training = start(work.module, work.recipe, steps + 1, work.groups)
-    loader, spent = work.loader, dict.fromkeys(PARTS, 0.0)
+    watch = _Stopwatch(work.loader.device)
 
-    def timed(part: str, do: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        done = do()
-        wait(loader.device)
-        spent[part] += time.perf_counter() - began
-        return done
+    def loss(draw: Draw) -> Tensor:
+        watch.lap("rest")
+        value = work.loss(draw)
+        watch.lap("forward")
+        return value
 
-    with torch.random.fork_rng(devices=[loader.device] if loader.device.type == "cuda" else []):
-        for step in range(steps + 1):
-            if step == 1:
-                spent = dict.fromkeys(PARTS, 0.0)  # the first is slower
-            rows = [loader.members[row] for row in loader.rows(step)]
-            timed("data", partial(loader.bank.batch, rows, loader.device))
-            draw = timed("augmentation", partial(loader.draw, step))
-            value = timed("forward", partial(forward, work.loss, draw, loader.device))
-            timed("backward", partial(backward, training, value, work.recipe))
-            timed("optimiser", training.optimizer.step)
-    spent["augmentation"] = max(0.0, spent["augmentation"] - spent["data"])  # `draw` reads its volumes too
-    return {part: seconds / steps for part, seconds in spent.items()}
+    def before_step(progress: float) -> None:
+        watch.lap("backward")
+        if work.hooks.before_step is not None:
+            work.hooks.before_step(progress)
+        watch.lap("rest")
+
+    def on_step(state: Training) -> bool:
+        watch.lap("rest")
+        if state.step == 1:
+            watch.reset()  # the first is slower
+        return False
+
+    training.optimizer.register_step_post_hook(lambda *_: watch.lap("optimiser"))
+    hooks = replace(work.hooks, before_step=before_step)
+    optimise(training, loss, _Watched(work.loader, watch), work.recipe, hooks=hooks, on_step=on_step)
+    return {part: seconds / steps for part, seconds in watch.spent.items()}
+
+
+class _Stopwatch:
+    """Seconds by part; each lap ends when the device has done what it was told."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """All parts at nought."""
+        self.spent = dict.fromkeys(PARTS, 0.0)
+        self.last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """What has passed since the last lap was spent on `part`."""
+        wait(self.device)
+        now = time.perf_counter()
+        self.spent[part] += now - self.last
+        self.last = now
+
+
+class _Watched(Loader):
+    """A loader that times its draws; volumes are read twice for it, so that reading can be told apart."""
+
+    def __init__(self, loader: Loader, watch: _Stopwatch) -> None:
+        self.loader, self.watch = loader, watch
+        self.device, self.batch, self.looks, self.members = loader.device, loader.batch, loader.looks, loader.members
+
+    def draw(self, step: int) -> Draw:
+        """That of the loader."""
+        self.watch.lap("rest")
+        before = self.watch.spent["data"]
+        self.loader.bank.batch([self.members[row] for row in self.loader.rows(step)], self.device)
+        self.watch.lap("data")
+        draw = self.loader.draw(step)
+        self.watch.lap("augmentation")
+        self.watch.spent["augmentation"] -= self.watch.spent["data"] - before
+        return draw
 
 
 def _flop(work: Workload, draw: Draw) -> float:

@@ -7,7 +7,15 @@ from typing import Any
 
 from voxbench.reports.plots.style import Plot, canvas, finish, tidy
 
-COLOURS = {"data": "#999999", "augmentation": "#d55e00", "forward": "#0173b2", "backward": "#56b4e9", "optimiser": "k"}
+COLOURS = {
+    "data": "#999999",
+    "maps": "#de8f05",
+    "augmentation": "#d55e00",
+    "forward": "#0173b2",
+    "backward": "#56b4e9",
+    "optimiser": "k",
+    "rest": "#dddddd",
+}
 
 
 def parts_of_a_step(profile: Mapping[str, Any]) -> Plot:
@@ -17,7 +25,7 @@ def parts_of_a_step(profile: Mapping[str, Any]) -> Plot:
     with canvas(5.6, 0.9 + 0.28 * len(rows)) as (figure, axes):
         left = [0.0] * len(rows)
         for part, colour in COLOURS.items():
-            widths = [1000 * row["seconds"][part] / (row["batch"] * row["views"]) for row in rows]
+            widths = [1000 * row["seconds"].get(part, 0.0) / (row["batch"] * row["views"]) for row in rows]
             axes.barh(names, widths, left=left, color=colour, label=part, height=0.7)
             left = [a + b for a, b in zip(left, widths, strict=True)]
         axes.invert_yaxis()
