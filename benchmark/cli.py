@@ -236,6 +236,7 @@ def profile(
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each kind that are timed.")] = 10,
     batch: Annotated[int | None, typer.Option(min=2, help="Volumes a step; not given: the preset's.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    peers: Annotated[bool, typer.Option("--peers", help="Also torchio's and MONAI's views of the volumes.")] = False,
     cache: Annotated[Path | None, typer.Option(help="As for bench run.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the figures.")] = Path("runs/profile"),
 ) -> None:
@@ -243,7 +244,7 @@ def profile(
     from voxbench.benchmark.commands import profile as command_profile
 
     given = command_profile.arguments(methods, dataset, data_root, preset, settings or (), device, cache, out)
-    command_profile.execute(given, steps, batch, threads, console)
+    command_profile.execute(given, steps, batch, threads, console, with_peers=peers)
 
 
 @app.command()

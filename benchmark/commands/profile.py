@@ -19,16 +19,20 @@ from voxbench.benchmark.records.recognise import PROFILE, check_profile
 from voxbench.benchmark.records.store import write_json, write_text
 from voxbench.benchmark.running.setup import Setup, prepare_bank
 from voxbench.benchmark.settings.errors import BenchError
-from voxbench.benchmark.training import speed
+from voxbench.benchmark.training import peers, speed
 from voxbench.datasets.files import cause
 from voxbench.reports.tables.fitted import Fitted
 
 
-def execute(given: Arguments, steps: int, batch: int | None, threads: int, console: Console) -> None:
+def execute(
+    given: Arguments, steps: int, batch: int | None, threads: int, console: Console, *, with_peers: bool = False
+) -> None:
     """Measures, prints a table, and writes `profile.json` and a plot into `given.out`.
 
-    Raises BenchError, before anything is measured, where that folder holds other things.
+    Raises BenchError, before anything is measured, where that folder holds other things, or a peer is not installed.
     """
+    if with_peers:
+        peers.check_peers()
     config, runtime = configuration(given)
     check_profile(given.out)
     runtime = runtime.model_copy(update={"threads": threads})
@@ -44,8 +48,12 @@ def execute(given: Arguments, steps: int, batch: int | None, threads: int, conso
             progress(done, len(config.methods) + 1)
             found += [speed.measure(work, steps) for work in speed.workloads(context, name, batch)]
         found.append(speed.measure(speed.finetuning(context, batch), steps))
+        beside = peers.compare(context, batch) if with_peers else []
         progress(len(config.methods) + 1, len(config.methods) + 1)
     console.print(_table(found, rates[_arithmetic(device)]))
+    _tell_maps(found, console)
+    if beside:
+        _tell_peers(beside, threads, console)
     record = {
         "device": device_name(device),
         "threads": threads,
@@ -54,6 +62,7 @@ def execute(given: Arguments, steps: int, batch: int | None, threads: int, conso
         "steps": steps,
         "matrix_gflop_per_second": rates,
         "workloads": [asdict(one) for one in found],
+        "peers": [asdict(one) for one in beside],
         "provenance": provenance(device),
     }
     _write(given.out, record, console)
@@ -95,6 +104,34 @@ def _table(found: Sequence[speed.Speed], rate: float) -> Fitted:
         columns=("step", "batch", "volumes/s", "of the limit", "GFLOP/s", "of the product", "peak MB"),
         rows=tuple(rows),
     )
+
+
+def _tell_maps(found: Sequence[speed.Speed], console: Console) -> None:
+    for one in found:
+        if one.seconds_a_map is not None:
+            console.print(
+                f"{one.method}: a target map takes {1000 * one.seconds_a_map:.1f} ms, made once a volume: spread over "
+                "the stage's budget in the figures above",
+                soft_wrap=True,
+                highlight=False,
+            )
+
+
+def _tell_peers(beside: Sequence[peers.Peer], threads: int, console: Console) -> None:
+    ours = beside[0].volumes_per_second
+    rows = [
+        (f"{one.name} {one.version}", f"{one.volumes_per_second:,.0f}", f"{ours / one.volumes_per_second:.1f}")
+        for one in beside
+    ]
+    console.print(
+        Fitted(
+            title=f"two views, data and augmentation alone, CPU threads: {threads}",
+            columns=("library", "volumes/s", "ours to it"),
+            rows=tuple(tuple(map(Text, row)) for row in rows),
+        )
+    )
+    for one in beside:
+        console.print(f"{one.name}: {'; '.join(one.transforms)}", soft_wrap=True, highlight=False)
 
 
 def _write(out: Path, record: Mapping[str, Any], console: Console) -> None:
