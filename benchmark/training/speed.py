@@ -116,7 +116,7 @@ def finetuning(context: Context, batch: int | None = None) -> Workload:
 
 def volumes_per_second(work: Workload, steps: int) -> float:
     """Of the real loop; the first step (allocation, choice of kernels) is left out."""
-    return _rates(work, [work.loader], steps)[0]
+    return rates(work, [work.loader], steps)[0]
 
 
 def seconds_a_map(context: Context, name: str, index: int) -> float:
@@ -141,7 +141,7 @@ def measure(work: Workload, steps: int) -> Speed:
     a_map = _make_maps(work, steps)
     fixed = _Constant(work.loader)
     with Meter(work.loader.device) as meter:
-        real, limit = _rates(work, [work.loader, fixed], steps)
+        real, limit = rates(work, [work.loader, fixed], steps)
     maps_a_volume = 0.0 if a_map is None else a_map * _maps_made(work)
     real = 1 / (1 / real + maps_a_volume)
     flop = _flop(work, fixed.draw(0))
@@ -270,7 +270,7 @@ def _maps_made(work: Workload) -> float:
     return min(len(work.loader.members) / work.recipe.volumes, 1 / len(work.loader.looks))
 
 
-def _rates(work: Workload, loaders: Sequence[Loader], steps: int) -> list[float]:
+def rates(work: Workload, loaders: Sequence[Loader], steps: int) -> list[float]:
     """Volumes a second of `optimise` on each loader, in turns; a median of the turns, the first step left out."""
     trainings = [start(work.module, work.recipe, steps + 1, work.groups) for _ in loaders]
     rounds = 1 if work.loader.device.type == "cuda" else min(ROUNDS, steps)  # a GPU works ahead, if it may
