@@ -36,6 +36,14 @@ class ExecutorName(StrEnum):
     slurm = "slurm"
 
 
+class PrecisionName(StrEnum):
+    """What training computes in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class ProtocolName(StrEnum):
     """What a method may spend labels on."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -17,6 +18,7 @@ from voxbench.benchmark.commands import wandb as command_wandb
 from voxbench.benchmark.commands.dry_run import show_plan
 from voxbench.benchmark.commands.progress import GridProgress, StepProgress
 from voxbench.benchmark.planning.plan import StagePlan
+from voxbench.benchmark.records.costs import device_name
 from voxbench.benchmark.records.recognise import check_out
 from voxbench.benchmark.running.grid import Grid
 from voxbench.benchmark.running.local import Local
@@ -29,11 +31,12 @@ from voxbench.benchmark.running.stop import Stop
 from voxbench.benchmark.running.work import Job
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import build_dataset
-from voxbench.benchmark.settings.config import Config, Runtime
+from voxbench.benchmark.settings.config import Config, Precision, Runtime
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.presets import parse_setting, presets, read_preset
 from voxbench.benchmark.settings.resolve import resolve, split_variant
 from voxbench.benchmark.settings.sweep import swept, with_variants
+from voxbench.benchmark.training.precision import dtype_for
 from voxbench.datasets.base import Dataset
 from voxbench.datasets.files import cause
 from voxbench.datasets.machine import cache_folder
@@ -58,6 +61,7 @@ class Arguments:
     out: Path
     cache: Path | None
     device: str
+    precision: Precision = "auto"
     workers: int | None
     dry_run: bool
     wandb: str | None = None
@@ -145,7 +149,9 @@ def _work(run: Run, tasks: Sequence[Task], grid: Grid, console: Console) -> None
     """Carries out `tasks` here. Raises KeyboardInterrupt where it was stopped; what is done stands in the tables."""
     done = len(run.plan.cells) + len(run.plan.stages) - len(tasks)
     kept = f" ({done} of earlier runs are kept)" if done else ""
-    console.print(f"{len(tasks)} jobs on {run.runtime.device}, {run.runtime.workers} at a time{kept}")
+    device = torch.device(run.runtime.device)
+    where = device_name(device, dtype_for(run.runtime.precision, device))
+    console.print(f"{len(tasks)} jobs on {where}, {run.runtime.workers} at a time{kept}")
     try:
         carry_out(run, tasks, console, title="grid", retries=grid.retries)
     except (KeyboardInterrupt, OSError):
@@ -255,8 +261,11 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         data_root=root,
         cache=given.cache or cache_folder()[0],
         device=device,
+        precision=given.precision,
         workers=given.workers or default_workers(device),
     )
+    if given.executor == "local":
+        dtype_for(runtime.precision, torch.device(device))  # raises where this processor does not have it
     if given.out.exists() and not given.out.is_dir():
         raise BenchError(f"--out {given.out}: is a file: name a folder")
     above = next(folder for folder in (given.out.absolute(), *given.out.absolute().parents) if folder.exists())

@@ -16,6 +16,7 @@ from voxbench.benchmark.settings.assemble import build_dataset
 from voxbench.benchmark.settings.config import Config, Runtime
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.training.context import Context
+from voxbench.benchmark.training.precision import dtype_for
 from voxbench.datasets.views.policies import policies
 from voxbench.datasets.volumes.bank import VolumeBank, open_bank
 
@@ -36,13 +37,15 @@ class Setup:
     @contextmanager
     def opened(self) -> Iterator[Context]:
         """The context of this process."""
+        device = torch.device(self.runtime.device)
         yield Context(
             config=self.config,
             dataset=build_dataset(self.config, self.runtime.data_root),
             bank=VolumeBank(self.bank, self.closed),
             store=Store(self.runtime.out),
             policies=policies(self.config.augmentation),
-            device=torch.device(self.runtime.device),
+            device=device,
+            precision=dtype_for(self.runtime.precision, device),
         )
 
 

@@ -31,3 +31,4 @@ class Context:
     store: Store
     policies: Mapping[str, Policy]
     device: torch.device
+    precision: torch.dtype = torch.float32  # of forward passes in training

@@ -52,7 +52,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
             labelled=True,
         )
         groups = model.groups(recipe.layer_decay, apart=recipe.linear_first > 0)
-        training = start(model, recipe, recipe.steps_for(len(plan.train)), groups)
+        training = start(model, recipe, recipe.steps_for(len(plan.train)), groups, context.precision)
         head_first = HeadFirst(model, recipe, training)
 
         def logits(members: tuple[int, ...], seen: set[int]) -> Tensor:
@@ -65,7 +65,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
         def loss(draw: Draw) -> Tensor:
             assert draw.labels is not None  # the loader is made with labels
             head_first.before_loss()
-            return functional.cross_entropy(model(draw.views[0]), draw.labels, weight)
+            return functional.cross_entropy(model(draw.views[0]).float(), draw.labels, weight)
 
         hooks = Hooks(before_step=head_first.before_step)
 
@@ -97,7 +97,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
         "finetune_seconds": meter.seconds + checkpoints.seconds_before,
         "peak_memory_mb": meter.peak_memory_mb,
         "volumes_per_second": checkpoints.steps_here(training) * loader.batch / meter.seconds,
-        "device": device_name(context.device),
+        "device": device_name(context.device, context.precision),
         "seen": {
             "train": sorted(context.bank.hashes[i] for i in loader.seen),
             "val": sorted(context.bank.hashes[i] for i in selection.seen),

@@ -54,7 +54,7 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         loader = _loader(context, plan, stage, method, members)
         passes = Passes(method, context.bank.batch(plan.members[:2], context.device))
         pace = Pace(stage, recipe.volumes, loader.volumes_per_step, passes)
-        training = start(stage.module, recipe, pace.declared, stage.groups)
+        training = start(stage.module, recipe, pace.declared, stage.groups, context.precision)
         moved = Moved(method, stage, passes)
         checkpoints = Checkpoints(context.store, plan.key, loader, progress, passes)
         watch = _Watch(context, plan, stage, checkpoints, moved)
@@ -103,7 +103,7 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         "seconds": meter.seconds + checkpoints.seconds_before,
         "volumes_per_second": checkpoints.steps_here(training) * spent / max(1, training.steps) / meter.seconds,
         "peak_memory_mb": meter.peak_memory_mb,
-        "device": device_name(context.device),
+        "device": device_name(context.device, context.precision),
         "upstream": list(plan.upstream),
         "seen": sorted(context.bank.hashes[i] for i in loader.seen),
         **_diagnosed(context, plan, method),

@@ -43,6 +43,7 @@ class Workload:
     recipe: Recipe
     hooks: Hooks = NO_HOOKS
     groups: Sequence[Group] = ()
+    precision: torch.dtype = torch.float32
     index: int | None = None  # which of the method's stages; None = fine-tuning
 
     @property
@@ -103,9 +104,17 @@ def finetuning(context: Context, batch: int | None = None) -> Workload:
 
     def loss(draw: Draw) -> Tensor:
         assert draw.labels is not None  # the loader is made with labels
-        return functional.cross_entropy(model(draw.views[0]), draw.labels)
+        return functional.cross_entropy(model(draw.views[0]).float(), draw.labels)
 
-    return Workload(method="", stage="fine-tuning", module=model, loss=loss, loader=loader, recipe=recipe)
+    return Workload(
+        method="",
+        stage="fine-tuning",
+        module=model,
+        loss=loss,
+        loader=loader,
+        recipe=recipe,
+        precision=context.precision,
+    )
 
 
 def volumes_per_second(work: Workload, steps: int) -> float:
@@ -218,6 +227,7 @@ def _of_stage(
         loader=loader,
         recipe=recipe,
         groups=stage.groups,
+        precision=context.precision,
         hooks=Hooks(before_step=stage.before_step, after_step=stage.after_step),
     )
 
@@ -236,7 +246,7 @@ class _Constant(Loader):
 
 def _timed(work: Workload, loader: Loader, steps: int) -> float:
     """Volumes a second of `optimise`, the first step left out."""
-    training = start(work.module, work.recipe, steps + 1, work.groups)
+    training = start(work.module, work.recipe, steps + 1, work.groups, work.precision)
     clock: list[float] = []
 
     def tick(state: Training) -> bool:
@@ -251,7 +261,7 @@ def _timed(work: Workload, loader: Loader, steps: int) -> float:
 
 def _parts(work: Workload, steps: int) -> dict[str, float]:
     """Seconds a step of each part, the device waited for after each: their sum is more than a step of the loop."""
-    training = start(work.module, work.recipe, steps + 1, work.groups)
+    training = start(work.module, work.recipe, steps + 1, work.groups, work.precision)
     loader, spent = work.loader, dict.fromkeys(PARTS, 0.0)
 
     def timed(part: str, do: Callable[[], Any]) -> Any:
@@ -268,7 +278,7 @@ def _parts(work: Workload, steps: int) -> dict[str, float]:
             rows = [loader.members[row] for row in loader.rows(step)]
             timed("data", partial(loader.bank.batch, rows, loader.device))
             draw = timed("augmentation", partial(loader.draw, step))
-            value = timed("forward", partial(forward, work.loss, draw, loader.device))
+            value = timed("forward", partial(forward, work.loss, draw, loader.device, work.precision))
             timed("backward", partial(backward, training, value, work.recipe))
             timed("optimiser", training.optimizer.step)
     spent["augmentation"] = max(0.0, spent["augmentation"] - spent["data"])  # `draw` reads its volumes too
@@ -278,5 +288,5 @@ def _parts(work: Workload, steps: int) -> dict[str, float]:
 def _flop(work: Workload, draw: Draw) -> float:
     """Of one forward and backward pass, as PyTorch counts convolutions and matrix products; 0 where it cannot."""
     with FlopCounterMode(display=False) as counter:
-        forward(work.loss, draw, work.loader.device).backward()  # type: ignore[no-untyped-call]
+        forward(work.loss, draw, work.loader.device, work.precision).backward()  # type: ignore[no-untyped-call]
     return float(counter.get_total_flops())
