@@ -13,7 +13,14 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from voxbench.benchmark.commands.choices import ExecutorName, Kind, ProtocolName, SyncName, TrackingName
+from voxbench.benchmark.commands.choices import (
+    ExecutorName,
+    Kind,
+    ProtocolName,
+    RecomputeName,
+    SyncName,
+    TrackingName,
+)
 from voxbench.benchmark.commands.prepare_options import prepare
 from voxbench.benchmark.commands.terminal import Terminal, close_streams, open_streams, stopped
 from voxbench.benchmark.commands.tune_options import tune
@@ -85,6 +92,10 @@ def run(
         typer.Option(help="Where prepared volumes are kept between runs; not given: the user's cache folder."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    recompute: Annotated[
+        RecomputeName,
+        typer.Option(help="Maps computed twice, not kept: slower, less memory, same result. auto: where a step needs it."),
+    ] = RecomputeName.auto,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -141,6 +152,7 @@ def run(
         out=out,
         cache=cache,
         device=device,
+        recompute=recompute.value,
         workers=workers,
         dry_run=dry_run,
         wandb=wandb.value if wandb else None,

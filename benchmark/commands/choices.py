@@ -36,6 +36,14 @@ class ExecutorName(StrEnum):
     slurm = "slurm"
 
 
+class RecomputeName(StrEnum):
+    """When maps are computed again in place of being kept."""
+
+    auto = "auto"
+    never = "never"
+    always = "always"
+
+
 class ProtocolName(StrEnum):
     """What a method may spend labels on."""
 

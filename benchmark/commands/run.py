@@ -29,7 +29,7 @@ from voxbench.benchmark.running.stop import Stop
 from voxbench.benchmark.running.work import Job
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import build_dataset
-from voxbench.benchmark.settings.config import Config, Runtime
+from voxbench.benchmark.settings.config import Config, Recompute, Runtime
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.presets import parse_setting, presets, read_preset
 from voxbench.benchmark.settings.resolve import resolve, split_variant
@@ -58,6 +58,7 @@ class Arguments:
     out: Path
     cache: Path | None
     device: str
+    recompute: Recompute = "auto"
     workers: int | None
     dry_run: bool
     wandb: str | None = None
@@ -256,6 +257,7 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         cache=given.cache or cache_folder()[0],
         device=device,
         workers=given.workers or default_workers(device),
+        recompute=given.recompute,
     )
     if given.out.exists() and not given.out.is_dir():
         raise BenchError(f"--out {given.out}: is a file: name a folder")

@@ -181,7 +181,7 @@ class _Work:
             elif not self.queue.again(key):
                 error = WorkerDiedError(
                     f"its worker process died {self.queue.tries[key]} times, killed from outside or out of memory: use "
-                    "fewer --workers or a smaller batch"
+                    "fewer --workers, --recompute always or a smaller batch"
                 )
                 self._record_failure(task, error)
 

@@ -43,6 +43,7 @@ class Setup:
             store=Store(self.runtime.out),
             policies=policies(self.config.augmentation),
             device=torch.device(self.runtime.device),
+            recompute=self.runtime.recompute,
         )
 
 

@@ -184,6 +184,9 @@ class Config(Model):
         return data
 
 
+Recompute = Literal["auto", "never", "always"]
+
+
 class Runtime(Model):
     """Where and how fast: recorded with a result, but it does not decide it."""
 
@@ -193,3 +196,6 @@ class Runtime(Model):
     device: str = "cpu"
     workers: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)
+    recompute: Recompute = Field(
+        default="auto", description="maps are computed again in backward passes: auto, where a step does not fit"
+    )
