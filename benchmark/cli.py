@@ -94,7 +94,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     recompute: Annotated[
         RecomputeName,
-        typer.Option(help="Maps computed twice, not kept: slower, less memory, same result. auto: where a step needs it."),
+        typer.Option(
+            help="Maps computed twice, not kept: less memory, slower, same result. auto: where steps need it."
+        ),
     ] = RecomputeName.auto,
     workers: Annotated[
         int | None,

@@ -49,12 +49,13 @@ def recompute(module: nn.Module, on: bool) -> bool:
 
 @contextmanager
 def without_trace(module: nn.Module) -> Iterator[None]:
-    """Norms in training mode use the batch's statistics as always, and do not note them."""
+    """Norms in training mode use the batch's statistics as always, and note nothing of them."""
     tracking = [part for part in module.modules() if isinstance(part, _NormBase) and part.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in tracking]
     for norm in tracking:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None  # running statistics move by nothing, calls do not count
     try:
         yield
     finally:
-        for norm in tracking:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(tracking, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

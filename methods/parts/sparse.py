@@ -75,8 +75,6 @@ def _follow(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor) -> None:
     """Move the running statistics as torch does: exponential average, unbiased variance."""
     if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
         return
-    if not norm.track_running_stats:
-        return
     norm.num_batches_tracked.add_(1)
     rate = 1.0 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean, rate)
