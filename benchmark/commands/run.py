@@ -20,9 +20,10 @@ from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.records.recognise import check_out
 from voxbench.benchmark.running.grid import Grid
 from voxbench.benchmark.running.local import Local
+from voxbench.benchmark.running.places import default_workers, in_words
 from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.runner import Run, effort
-from voxbench.benchmark.running.setup import default_workers, prepare_bank, resolve_device
+from voxbench.benchmark.running.setup import prepare_bank, resolve_device
 from voxbench.benchmark.running.site import site_settings
 from voxbench.benchmark.running.slurm import Slurm, check_here
 from voxbench.benchmark.running.stop import Stop
@@ -146,7 +147,7 @@ def _work(run: Run, tasks: Sequence[Task], grid: Grid, console: Console) -> None
     """Carries out `tasks` here. Raises KeyboardInterrupt where it was stopped; what is done stands in the tables."""
     done = len(run.plan.cells) + len(run.plan.stages) - len(tasks)
     kept = f" ({done} of earlier runs are kept)" if done else ""
-    console.print(f"{len(tasks)} jobs on {run.runtime.device}, {run.runtime.workers} at a time{kept}")
+    console.print(f"{len(tasks)} jobs on {in_words(run.runtime.device)}, {run.runtime.workers} at a time{kept}")
     try:
         carry_out(run, tasks, console, title="grid", retries=grid.retries)
     except (KeyboardInterrupt, OSError):
