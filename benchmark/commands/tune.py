@@ -114,8 +114,8 @@ def _plan(search: Search, trials: int) -> str:
     return (
         f"{counted(trials, 'trial')} of each of {counted(len(search.spaces), 'method')} at "
         f"{percent(search.config.protocol.fractions[0])} of the labels, {counted(replicates, 'training')} a trial, "
-        f"on {in_words(search.runtime.device)}, {search.runtime.workers} at a time; {len(search.splits.closed)} volumes "
-        f"of {counted(patients, 'test patient')} are closed"
+        f"on {in_words(search.runtime.device)}, {search.runtime.workers} at a time; "
+        f"{len(search.splits.closed)} volumes of {counted(patients, 'test patient')} are closed"
     )
 
 
