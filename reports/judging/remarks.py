@@ -145,8 +145,8 @@ def _recomputed(grid: Grid) -> list[str]:
     if not methods:
         return []
     return [
-        f"for want of memory maps were computed twice, which takes time and changes no result, in {listed(methods)}: "
-        "compare times and memory with care"
+        f"to save memory, maps were computed twice for {listed(methods)}, which takes time and changes no result: "
+        "compare costs with care"
     ]
 
 

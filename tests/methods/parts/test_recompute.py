@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from voxbench.methods.parts.decoder import UNetDecoder
 from voxbench.methods.parts.patches import random_visible
 from voxbench.methods.parts.recompute import Recomputing, recompute, without_trace
 
+EXAMPLE = Path(__file__).parents[3] / "docs/examples/vit.py"
 MakeEncoder = Callable[..., ResNet]
 Volumes = Callable[..., Tensor]
 
@@ -60,6 +63,17 @@ def test_decoder_and_autoencoder_learn_to_the_same_bits(encoder: MakeEncoder, vo
     maps = [level.detach() for level in net.pyramid(x)]
     same(UNetDecoder(net.widths, net.strides, 1), lambda decoder: (decoder(maps, x.shape[2:]) - x).abs().mean())
     same(Autoencoder((1, 32, 32, 32), (4, 8), 3, 4, 16), lambda draws: (draws(x) - x).abs().mean())
+
+
+def test_the_example_of_an_encoder_does_so_too(volumes: Volumes) -> None:
+    spec = importlib.util.spec_from_file_location("example_vit", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    x, kind = volumes(4, 1, 32, 32, 32), module.ViT
+    net = same(kind(kind.Options(depth=2), 1, (1, 32, 32, 32)), lambda net: net(x).square().mean())
+    assert recompute(net, True)
 
 
 class Dropping(Recomputing):
