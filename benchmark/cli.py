@@ -13,7 +13,15 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from voxbench.benchmark.commands.choices import ExecutorName, Kind, PrecisionName, ProtocolName, SyncName, TrackingName
+from voxbench.benchmark.commands.choices import (
+    ExecutorName,
+    Kind,
+    PrecisionName,
+    ProtocolName,
+    RecomputeName,
+    SyncName,
+    TrackingName,
+)
 from voxbench.benchmark.commands.prepare_options import prepare
 from voxbench.benchmark.commands.terminal import Terminal, close_streams, open_streams, stopped
 from voxbench.benchmark.commands.tune_options import tune
@@ -91,6 +99,12 @@ def run(
             help="Of training. auto: bfloat16 on a GPU, and on a CPU that is faster in it (AMX) and as right."
         ),
     ] = PrecisionName.auto,
+    recompute: Annotated[
+        RecomputeName,
+        typer.Option(
+            help="Maps computed twice, not kept: less memory, slower, same result. auto: where steps need it."
+        ),
+    ] = RecomputeName.auto,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -148,6 +162,7 @@ def run(
         cache=cache,
         device=device,
         precision=precision.value,
+        recompute=recompute.value,
         workers=workers,
         dry_run=dry_run,
         wandb=wandb.value if wandb else None,

@@ -44,6 +44,14 @@ class PrecisionName(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class RecomputeName(StrEnum):
+    """When maps are computed again in place of being kept."""
+
+    auto = "auto"
+    never = "never"
+    always = "always"
+
+
 class ProtocolName(StrEnum):
     """What a method may spend labels on."""
 

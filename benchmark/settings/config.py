@@ -185,6 +185,7 @@ class Config(Model):
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Recompute = Literal["auto", "never", "always"]
 
 
 class Runtime(Model):
@@ -197,3 +198,6 @@ class Runtime(Model):
     precision: Precision = Field(default="auto", description="that forward passes of training compute in")
     workers: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)
+    recompute: Recompute = Field(
+        default="auto", description="maps are computed again in backward passes: auto, where a step does not fit"
+    )

@@ -26,6 +26,7 @@ from voxbench.benchmark.training.selection import selection_for
 from voxbench.benchmark.training.train import Hooks, Training, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
 from voxbench.methods.parts.prior import at_own_shares
+from voxbench.methods.parts.recompute import recompute
 
 PREDICT_BATCH = 64
 
@@ -42,6 +43,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
     weight = class_weights(counts).to(context.device)
     with Meter(context.device) as meter:
         model = _model(context, plan)
+        recomputed = recompute(model, context.recompute == "always")
         loader = Loader(
             context.bank,
             plan.train,
@@ -96,6 +98,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
         "falling": selection.falling,
         "finetune_seconds": meter.seconds + checkpoints.seconds_before,
         "peak_memory_mb": meter.peak_memory_mb,
+        "recomputed": recomputed,
         "volumes_per_second": checkpoints.steps_here(training) * loader.batch / meter.seconds,
         "device": device_name(context.device, context.precision),
         "seen": {

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from voxbench.benchmark.records.costs import Meter
 from voxbench.benchmark.records.store import Store
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.training import speed
 from voxbench.benchmark.training.context import Context
 from voxbench.benchmark.training.train import Training, optimise, start
+from voxbench.methods.parts.recompute import recompute
 
 pytestmark = [
     pytest.mark.gpu,
@@ -119,6 +121,24 @@ def test_weights_pretrained_on_the_gpu_are_fine_tuned_on_the_cpu(bench: Callable
     rows = pd.read_csv(tmp_path / "run" / "results.csv")
     assert {stage["device"] for stage in stages} == {in_bfloat16()}
     assert set(rows["device"]) == {"cpu", in_bfloat16()}
+
+
+def test_maps_computed_twice_take_less_of_its_memory(opened: Callable[[torch.device], Context]) -> None:
+    found, peaks = [], []
+    for twice in (False, True):
+        work = next(speed.workloads(opened(GPU), "simclr", 16))
+        assert recompute(work.module, twice) == twice
+        with Meter(GPU) as meter:
+            found.append(losses(work))
+        peaks.append(meter.peak_memory_mb)
+    compare(*found, scale=0.1)
+    assert peaks[1] < peaks[0]
+
+
+def test_two_workers_share_what_gpus_there_are(bench: Callable[..., int], tmp_path: Path) -> None:
+    assert bench(FEW, methods="simclr,supervised", fractions="1.0", device="cuda", workers=2) == 0
+    rows = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert set(rows["status"]) == {"ok"}
 
 
 def test_scores_do_not_depend_on_where_volumes_lie(opened: Callable[[torch.device], Context]) -> None:
