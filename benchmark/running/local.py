@@ -222,7 +222,7 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(setup: Setup, messages: Any, ending: Any, free: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with_driver, daemon=True).start()
     torch.set_num_threads(setup.runtime.threads)
     messages.cancel_join_thread()  # nobody need hear the last of the progress
     setup = setup.on(free.get())
@@ -259,8 +259,10 @@ def _work(job: Job) -> Outcome:
     return perform(_worker["context"], job, _worker["setup"].provenance, report)
 
 
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
+def end_with_driver() -> None:
+    """Ends this process when the one that started it is gone, were it before this one had begun its work."""
+    driver = multiprocessing.parent_process()
+    while driver is not None and os.getppid() == driver.pid:
         time.sleep(1.0)
     os._exit(1)
 
