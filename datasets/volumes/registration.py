@@ -85,7 +85,7 @@ def _smooth(volumes: Tensor) -> Tensor:
 
 
 def _clear(inside: Tensor) -> Tensor:
-    """Where all that a smoothed gradient is made of is `inside`, [P, D, H, W]: black beyond a rim is an edge as well."""
+    """Where all that makes a smoothed gradient is `inside`, [P, D, H, W]: black beyond a rim is an edge as well."""
     for axis in (1, 2, 3):
         size, clear = inside.shape[axis], inside.clone()
         for step in range(1, min(REACH, size - 1) + 1):

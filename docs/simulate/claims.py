@@ -30,6 +30,9 @@ DESIGNS = {
     "official split, 3 seeds": Design(official=True, seeds=3),
     "official split, 5 seeds": Design(official=True, seeds=5),
     "official split, 5 seeds, with 3 yardsticks": Design(official=True, seeds=5, yardsticks=3),
+    "official split, 5 seeds, with 3 yardsticks, no difference given its training part": Design(
+        official=True, seeds=5, yardsticks=3, one_method=True
+    ),
     "no skill, 3 folds, 1 seed, with 3 yardsticks": Design(folds=3, yardsticks=3, signal=0.0),
     "no skill, 5 folds, 3 seeds, with 3 yardsticks": Design(folds=5, seeds=3, yardsticks=3, signal=0.0),
     "no skill, official split, 5 seeds, with 3 yardsticks": Design(official=True, seeds=5, yardsticks=3, signal=0.0),
