@@ -19,7 +19,7 @@ from voxbench.datasets.volumes.likeness import Likeness
 from voxbench.datasets.volumes.poses import FLIPS
 from voxbench.datasets.volumes.registration import edge_likeness, register
 
-VERSION = 2  # raise it whenever other copies are found: banks keep what was found
+VERSION = 3  # raise it whenever other copies are found: banks keep what was found
 BLOCKS = 16  # block means along each axis, from which candidates are found
 CANDIDATES = 5  # of every volume, that are registered
 FLOOR = 0.85  # edge likeness from which a pair is kept; what counts as a copy is for the audit to say

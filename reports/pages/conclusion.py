@@ -74,7 +74,7 @@ def _answer(analysis: Analysis, fraction: float) -> str:
     if not any(analysis.beats_chance(m, fraction) for m in analysis.scored(fraction)):
         return (
             f"{given}, no method is separable from no skill ({analysis.grid.no_skill:.3f}): {lead}, "
-            "and no method's interval lies above what chance would give."
+            "and no method lies further above it than chance would have the best of them."
         )
     if not tied:
         return f"{given}, {name} is separably better than {listed(worse)}: {_auprc(analysis, best, fraction)}."
