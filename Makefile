@@ -4,7 +4,7 @@ VENV   ?= .venv
 RUN    ?= runs/demo
 BIN    := $(VENV)/bin
 
-.PHONY: demo test faults check lint types rates copies priors clean
+.PHONY: demo test faults check lint types bench rates copies priors clean
 
 demo: $(VENV)/.installed          ## all methods on the embedded phantom: table and report
 	$(BIN)/bench run --methods all --fractions 0.1 --folds 2 --evaluate finetune,linear,knn --out $(RUN)
@@ -26,6 +26,10 @@ types: $(VENV)/.installed
 
 copies: $(VENV)/.installed        ## what the leak audit finds of planted copies (minutes): the table of docs/protocol.md
 	$(BIN)/python docs/measure/copies.py --volumes 5000 --copies 100
+
+bench: $(VENV)/.installed         ## every target of speed measured again, beside the last figures (minutes): docs/performance.md
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	$(BIN)/python docs/measure/speed.py --short
 
 priors: $(VENV)/.installed        ## how well residual-SSL's priors find a lesion (minutes): the table of docs/methods.md
 	$(BIN)/python docs/measure/priors.py

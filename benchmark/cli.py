@@ -13,7 +13,15 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from voxbench.benchmark.commands.choices import ExecutorName, Kind, ProtocolName, SyncName, TrackingName
+from voxbench.benchmark.commands.choices import (
+    ExecutorName,
+    Kind,
+    PrecisionName,
+    ProtocolName,
+    RecomputeName,
+    SyncName,
+    TrackingName,
+)
 from voxbench.benchmark.commands.prepare_options import prepare
 from voxbench.benchmark.commands.terminal import Terminal, close_streams, open_streams, stopped
 from voxbench.benchmark.commands.tune_options import tune
@@ -85,6 +93,18 @@ def run(
         typer.Option(help="Where prepared volumes are kept between runs; not given: the user's cache folder."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        PrecisionName,
+        typer.Option(
+            help="Of training. auto: bfloat16 on a GPU, and on a CPU that is faster in it (AMX) and as right."
+        ),
+    ] = PrecisionName.auto,
+    recompute: Annotated[
+        RecomputeName,
+        typer.Option(
+            help="Maps computed twice, not kept: less memory, slower, same result. auto: where steps need it."
+        ),
+    ] = RecomputeName.auto,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -141,6 +161,8 @@ def run(
         out=out,
         cache=cache,
         device=device,
+        precision=precision.value,
+        recompute=recompute.value,
         workers=workers,
         dry_run=dry_run,
         wandb=wandb.value if wandb else None,
@@ -233,6 +255,7 @@ def profile(
     preset: Annotated[str, typer.Option(help="quick, small, paper, or a YAML file.")] = "quick",
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting of the configuration.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[PrecisionName, typer.Option(help="As for bench run.")] = PrecisionName.auto,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each kind that are timed.")] = 10,
     batch: Annotated[int | None, typer.Option(min=2, help="Volumes a step; not given: the preset's.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
@@ -243,7 +266,9 @@ def profile(
     """Measure how fast each method trains on this machine, and what its steps spend their time on."""
     from voxbench.benchmark.commands import profile as command_profile
 
-    given = command_profile.arguments(methods, dataset, data_root, preset, settings or (), device, cache, out)
+    given = command_profile.arguments(
+        methods, dataset, data_root, preset, settings or (), device, precision.value, cache, out
+    )
     command_profile.execute(given, steps, batch, threads, console, with_peers=peers)
 
 

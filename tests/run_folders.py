@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-COSTS = {"pretrain_seconds", "finetune_seconds", "peak_memory_mb"}
+COSTS = {"pretrain_seconds", "finetune_seconds", "peak_memory_mb", "recomputed"}
 
 
 def table(run: Path) -> list[dict[str, str]]:

@@ -36,6 +36,22 @@ class ExecutorName(StrEnum):
     slurm = "slurm"
 
 
+class PrecisionName(StrEnum):
+    """What training computes in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class RecomputeName(StrEnum):
+    """When maps are computed again in place of being kept."""
+
+    auto = "auto"
+    never = "never"
+    always = "always"
+
+
 class ProtocolName(StrEnum):
     """What a method may spend labels on."""
 

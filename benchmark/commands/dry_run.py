@@ -12,6 +12,7 @@ from rich.text import Text
 from voxbench.benchmark.commands.terminal import duration
 from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.planning.power import foreseen
+from voxbench.benchmark.running.places import in_words
 from voxbench.benchmark.running.runner import Run, effort
 from voxbench.benchmark.training import speed
 from voxbench.benchmark.training.context import Context
@@ -60,7 +61,9 @@ def show_plan(run: Run, console: Console) -> None:
     if can_show is not None:
         console.print(can_show, soft_wrap=True, highlight=False)
     workers = run.runtime.workers
-    console.print(f"about {duration(whole / workers)} with {workers} workers on {run.runtime.device}; nothing was run")
+    console.print(
+        f"about {duration(whole / workers)} with {workers} workers on {in_words(run.runtime.device)}; nothing was run"
+    )
 
 
 class _Speeds:

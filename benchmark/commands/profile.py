@@ -18,6 +18,7 @@ from voxbench.benchmark.records.provenance import provenance
 from voxbench.benchmark.records.recognise import PROFILE, check_profile
 from voxbench.benchmark.records.store import write_json, write_text
 from voxbench.benchmark.running.setup import Setup, prepare_bank
+from voxbench.benchmark.settings.config import Precision
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.training import peers, speed
 from voxbench.datasets.files import cause
@@ -50,12 +51,12 @@ def execute(
         found.append(speed.measure(speed.finetuning(context, batch), steps))
         beside = peers.compare(context, batch) if with_peers else []
         progress(len(config.methods) + 1, len(config.methods) + 1)
-    console.print(_table(found, rates[_arithmetic(device)]))
+    console.print(_table(found, rates[str(context.precision).removeprefix("torch.")]))
     _tell_maps(found, console)
     if beside:
         _tell_peers(beside, threads, console)
     record = {
-        "device": device_name(device),
+        "device": device_name(device, context.precision),
         "threads": threads,
         "shape": list(context.dataset.shape),
         "encoder": config.encoder.model_dump(mode="json"),
@@ -70,19 +71,14 @@ def execute(
 
 def arguments(
     methods: str, dataset: str | None, data_root: Path | None, preset: str, settings: Sequence[str], device: str,
-    cache: Path | None, out: Path,
+    precision: Precision, cache: Path | None, out: Path,
 ) -> Arguments:  # fmt: skip
     """Those of a run of which nothing is run."""
     return Arguments(
         methods=methods, fractions=None, dataset=dataset, data_root=data_root, preset=preset, encoder=None, folds=None,
-        seeds=None, protocol=None, settings=tuple(settings), out=out, cache=cache, device=device, workers=1,
-        dry_run=True,
+        seeds=None, protocol=None, settings=tuple(settings), out=out, cache=cache, device=device, precision=precision,
+        workers=1, dry_run=True,
     )  # fmt: skip
-
-
-def _arithmetic(device: torch.device) -> str:
-    """The type that the loop computes in."""
-    return "bfloat16" if device.type == "cuda" else "float32"
 
 
 def _table(found: Sequence[speed.Speed], rate: float) -> Fitted:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -20,20 +21,22 @@ from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.records.recognise import check_out
 from voxbench.benchmark.running.grid import Grid
 from voxbench.benchmark.running.local import Local
+from voxbench.benchmark.running.places import default_workers, in_words
 from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.runner import Run, effort
-from voxbench.benchmark.running.setup import default_workers, prepare_bank, resolve_device
+from voxbench.benchmark.running.setup import prepare_bank, resolve_device
 from voxbench.benchmark.running.site import site_settings
 from voxbench.benchmark.running.slurm import Slurm, check_here
 from voxbench.benchmark.running.stop import Stop
 from voxbench.benchmark.running.work import Job
 from voxbench.benchmark.settings import registry
 from voxbench.benchmark.settings.assemble import build_dataset
-from voxbench.benchmark.settings.config import Config, Runtime
+from voxbench.benchmark.settings.config import Config, Precision, Recompute, Runtime
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.presets import parse_setting, presets, read_preset
 from voxbench.benchmark.settings.resolve import resolve, split_variant
 from voxbench.benchmark.settings.sweep import swept, with_variants
+from voxbench.benchmark.training.precision import dtype_for
 from voxbench.datasets.base import Dataset
 from voxbench.datasets.files import cause
 from voxbench.datasets.machine import cache_folder
@@ -58,6 +61,8 @@ class Arguments:
     out: Path
     cache: Path | None
     device: str
+    precision: Precision = "auto"
+    recompute: Recompute = "auto"
     workers: int | None
     dry_run: bool
     wandb: str | None = None
@@ -145,7 +150,9 @@ def _work(run: Run, tasks: Sequence[Task], grid: Grid, console: Console) -> None
     """Carries out `tasks` here. Raises KeyboardInterrupt where it was stopped; what is done stands in the tables."""
     done = len(run.plan.cells) + len(run.plan.stages) - len(tasks)
     kept = f" ({done} of earlier runs are kept)" if done else ""
-    console.print(f"{len(tasks)} jobs on {run.runtime.device}, {run.runtime.workers} at a time{kept}")
+    kind = dtype_for(run.runtime.precision, torch.device(run.runtime.device))
+    where = f"{in_words(run.runtime.device)} in {str(kind).removeprefix('torch.')}"
+    console.print(f"{len(tasks)} jobs on {where}, {run.runtime.workers} at a time{kept}")
     try:
         carry_out(run, tasks, console, title="grid", retries=grid.retries)
     except (KeyboardInterrupt, OSError):
@@ -255,8 +262,12 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         data_root=root,
         cache=given.cache or cache_folder()[0],
         device=device,
+        precision=given.precision,
         workers=given.workers or default_workers(device),
+        recompute=given.recompute,
     )
+    if given.executor == "local":
+        dtype_for(runtime.precision, torch.device(device))  # raises where this processor does not have it
     if given.out.exists() and not given.out.is_dir():
         raise BenchError(f"--out {given.out}: is a file: name a folder")
     above = next(folder for folder in (given.out.absolute(), *given.out.absolute().parents) if folder.exists())

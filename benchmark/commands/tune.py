@@ -15,6 +15,7 @@ from voxbench.benchmark.commands.run import Arguments, carry_out, configuration
 from voxbench.benchmark.planning.searched import searched_splits
 from voxbench.benchmark.records.recognise import check_out
 from voxbench.benchmark.records.store import write_text
+from voxbench.benchmark.running.places import in_words
 from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import prepare_bank
@@ -112,9 +113,9 @@ def _plan(search: Search, trials: int) -> str:
     patients = len({search.bank.items[i].patient for i in search.splits.closed})
     return (
         f"{counted(trials, 'trial')} of each of {counted(len(search.spaces), 'method')} at "
-        f"{percent(search.config.protocol.fractions[0])} of the labels, {counted(replicates, 'training')} a trial, on "
-        f"{search.runtime.device}, {search.runtime.workers} at a time; {len(search.splits.closed)} volumes of "
-        f"{counted(patients, 'test patient')} are closed"
+        f"{percent(search.config.protocol.fractions[0])} of the labels, {counted(replicates, 'training')} a trial, "
+        f"on {in_words(search.runtime.device)}, {search.runtime.workers} at a time; "
+        f"{len(search.splits.closed)} volumes of {counted(patients, 'test patient')} are closed"
     )
 
 

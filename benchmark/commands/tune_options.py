@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from voxbench.benchmark.commands.choices import ProtocolName
+from voxbench.benchmark.commands.choices import PrecisionName, ProtocolName
 from voxbench.benchmark.commands.terminal import Terminal, stopped
 
 
@@ -33,6 +33,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="Run folder; the same command again goes on.")] = Path("runs/tuned"),
     cache: Annotated[Path | None, typer.Option(help="As for bench run.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[PrecisionName, typer.Option(help="As for bench run.")] = PrecisionName.auto,
     workers: Annotated[int | None, typer.Option(min=1, help="As for bench run.")] = None,
 ) -> None:
     """Search the settings of every method by the same budget, on validation patients, and write OUT/tuned.yaml.
@@ -60,6 +61,7 @@ def tune(
         out=out,
         cache=cache,
         device=device,
+        precision=precision.value,
         workers=workers,
         dry_run=False,
     )

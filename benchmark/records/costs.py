@@ -59,6 +59,7 @@ def _resident_peak_mb() -> float:
     return peak / 2**20 if platform.system() == "Darwin" else peak / 1024
 
 
-def device_name(device: torch.device) -> str:
-    """A name for the results: the GPU's, or ``cpu``."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def device_name(device: torch.device, precision: torch.dtype = torch.float32) -> str:
+    """A name for the results: the GPU's, or ``cpu``, and the type that was computed in where it is another."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return name if precision == torch.float32 else f"{name} in {str(precision).removeprefix('torch.')}"

@@ -46,6 +46,7 @@ COLUMNS = [
     "pretrain_volumes",
     "pretrain_forward",
     "evaluation",
+    "recomputed",
 ]
 
 
@@ -109,6 +110,7 @@ def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
         "device": cell.get("device"),
         "collapsed": str(cell["collapsed"]).lower() if "collapsed" in cell else None,
         "falling": str(cell["falling"]).lower() if "falling" in cell else None,
+        "recomputed": str(cell["recomputed"]).lower() if "recomputed" in cell else None,
         "error": cell.get("error"),
         "key": cell["key"],
         "start": cell.get("start"),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ from voxbench.benchmark.settings.assemble import build_dataset
 from voxbench.benchmark.settings.config import Config, Runtime
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.training.context import Context
+from voxbench.benchmark.training.precision import dtype_for
 from voxbench.datasets.views.policies import policies
 from voxbench.datasets.volumes.bank import VolumeBank, open_bank
-
-MOST_ON_GPU = 4  # workers
-MEMORY_EACH = 16 * 2**30  # bytes of a GPU: the paper preset's largest stage takes 8 of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +30,23 @@ class Setup:
     provenance: Mapping[str, Any]
     closed: frozenset[int] = frozenset()  # rows of the bank that nothing may read
 
+    def on(self, device: str) -> Setup:
+        """The same for work on `device`."""
+        return replace(self, runtime=self.runtime.model_copy(update={"device": device}))
+
     @contextmanager
     def opened(self) -> Iterator[Context]:
         """The context of this process."""
+        device = torch.device(self.runtime.device)
         yield Context(
             config=self.config,
             dataset=build_dataset(self.config, self.runtime.data_root),
             bank=VolumeBank(self.bank, self.closed),
             store=Store(self.runtime.out),
             policies=policies(self.config.augmentation),
-            device=torch.device(self.runtime.device),
+            device=device,
+            precision=dtype_for(self.runtime.precision, device),
+            recompute=self.runtime.recompute,
         )
 
 
@@ -51,15 +55,6 @@ def prepare_bank(config: Config, runtime: Runtime, progress: Callable[[int, int]
     dataset = build_dataset(config, runtime.data_root)
     dataset.progress = progress
     return open_bank(dataset, runtime.cache, progress)
-
-
-def default_workers(device: str) -> int:
-    """One a core on a CPU. On a GPU several where its memory is large: small networks wait for Python, not for it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device == "cpu":
-        return cores
-    memory = torch.cuda.get_device_properties(torch.device(device)).total_memory
-    return int(max(1, min(MOST_ON_GPU, cores // 2, memory // MEMORY_EACH)))
 
 
 def resolve_device(name: str) -> str:

@@ -6,6 +6,7 @@ import errno
 import gc
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -48,7 +49,7 @@ def perform(context: Context, job: Job, provenance: Mapping[str, Any], progress:
             return "ok"
         passing = False
         try:
-            record = _carry_out(context, job, progress)
+            record = _within_memory(context, job, progress)
         except Exception as error:  # a failed job is a result: the rest of the grid goes on
             record = failure(job, error)
             passing = may_pass(error)
@@ -72,6 +73,11 @@ def may_pass(error: Exception) -> bool:
     """
     if isinstance(error, OSError):
         return error.errno in _FALTERING
+    return out_of_memory(error)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device or this machine had no memory left."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -154,6 +160,34 @@ def label_counts(context: Context, plan: CellPlan) -> dict[str, int]:
     }
 
 
+def _within_memory(context: Context, job: Job, progress: Progress) -> dict[str, Any]:
+    """The job's record; one that trains and does not fit in memory is taken up again, and then computes its maps twice.
+
+    It goes on from its last checkpoint, or begins: a step that failed half-way has left traces in what it trains. Jobs
+    of the same kind begin so from then on.
+    """
+    if context.recompute != "auto" or not (isinstance(job, StagePlan) or job.trained):
+        return _carry_out(context, job, progress)
+    kind = _kind(context, job)
+    if kind not in context.large:
+        try:
+            return _carry_out(context, job, progress)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        context.large.add(kind)
+        _free_memory()  # the error is gone, and with it the frames that held the step
+    return _carry_out(replace(context, recompute="always"), job, progress)
+
+
+def _kind(context: Context, job: Job) -> str:
+    """The same for jobs whose steps take the same memory."""
+    if isinstance(job, StagePlan):
+        return f"{job.method}, stage {job.name}"
+    batch = context.config.finetune_recipe(job.method).batch
+    return f"fine-tuning of {context.config.encoder_of(job.method).name}, {batch} volumes"
+
+
 def _carry_out(context: Context, job: Job, progress: Progress) -> dict[str, Any]:
     if isinstance(job, StagePlan):
         return run_stage(context, job, progress)
@@ -169,6 +203,7 @@ def _carry_out(context: Context, job: Job, progress: Progress) -> dict[str, Any]
         "peak_memory_mb": max([record.pop("peak_memory_mb"), *(stage["peak_memory_mb"] for stage in stages)]),
         "volumes_per_second": record.pop("volumes_per_second"),
     }
+    record["recomputed"] = record.get("recomputed", False) or any(stage.get("recomputed") for stage in stages)
     record["collapsed"] = any(stage["collapsed"] for stage in stages)
     return record
 

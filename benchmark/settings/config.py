@@ -184,6 +184,10 @@ class Config(Model):
         return data
 
 
+Precision = Literal["auto", "float32", "bfloat16"]
+Recompute = Literal["auto", "never", "always"]
+
+
 class Runtime(Model):
     """Where and how fast: recorded with a result, but it does not decide it."""
 
@@ -191,5 +195,9 @@ class Runtime(Model):
     data_root: Path | None = None
     cache: Path
     device: str = "cpu"
+    precision: Precision = Field(default="auto", description="that forward passes of training compute in")
     workers: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)
+    recompute: Recompute = Field(
+        default="auto", description="maps are computed again in backward passes: auto, where a step does not fit"
+    )

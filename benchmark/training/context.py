@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from voxbench.benchmark.records.store import Store
-from voxbench.benchmark.settings.config import Config
+from voxbench.benchmark.settings.config import Config, Recompute
 from voxbench.datasets.base import Dataset
 from voxbench.datasets.views.augment import Policy
 from voxbench.datasets.volumes.bank import VolumeBank
@@ -31,3 +31,6 @@ class Context:
     store: Store
     policies: Mapping[str, Policy]
     device: torch.device
+    precision: torch.dtype = torch.float32  # of forward passes in training
+    recompute: Recompute = "auto"
+    large: set[str] = field(default_factory=set)  # kinds of job that were seen not to fit in memory as they are

@@ -26,6 +26,7 @@ from voxbench.benchmark.training.selection import selection_for
 from voxbench.benchmark.training.train import Hooks, Training, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader
 from voxbench.methods.parts.prior import at_own_shares
+from voxbench.methods.parts.recompute import recompute
 
 PREDICT_BATCH = 64
 
@@ -42,6 +43,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
     weight = class_weights(counts).to(context.device)
     with Meter(context.device) as meter:
         model = _model(context, plan)
+        recomputed = recompute(model, context.recompute == "always")
         loader = Loader(
             context.bank,
             plan.train,
@@ -52,7 +54,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
             labelled=True,
         )
         groups = model.groups(recipe.layer_decay, apart=recipe.linear_first > 0)
-        training = start(model, recipe, recipe.steps_for(len(plan.train)), groups)
+        training = start(model, recipe, recipe.steps_for(len(plan.train)), groups, context.precision)
         head_first = HeadFirst(model, recipe, training)
 
         def logits(members: tuple[int, ...], seen: set[int]) -> Tensor:
@@ -65,7 +67,7 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
         def loss(draw: Draw) -> Tensor:
             assert draw.labels is not None  # the loader is made with labels
             head_first.before_loss()
-            return functional.cross_entropy(model(draw.views[0]), draw.labels, weight)
+            return functional.cross_entropy(model(draw.views[0]).float(), draw.labels, weight)
 
         hooks = Hooks(before_step=head_first.before_step)
 
@@ -96,8 +98,9 @@ def run_cell(context: Context, plan: CellPlan, progress: Progress) -> dict[str, 
         "falling": selection.falling,
         "finetune_seconds": meter.seconds + checkpoints.seconds_before,
         "peak_memory_mb": meter.peak_memory_mb,
+        "recomputed": recomputed,
         "volumes_per_second": checkpoints.steps_here(training) * loader.batch / meter.seconds,
-        "device": device_name(context.device),
+        "device": device_name(context.device, context.precision),
         "seen": {
             "train": sorted(context.bank.hashes[i] for i in loader.seen),
             "val": sorted(context.bank.hashes[i] for i in selection.seen),

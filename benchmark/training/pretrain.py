@@ -26,6 +26,7 @@ from voxbench.benchmark.training.targets import Targets, evaluating
 from voxbench.benchmark.training.train import Hooks, NonFiniteLossError, Training, optimise, start
 from voxbench.datasets.views.loader import Draw, Loader, Plain
 from voxbench.methods.base import Method, MethodError, Stage
+from voxbench.methods.parts.recompute import recompute
 
 COLLAPSED_ABOVE = 0.9  # of `collapse`: 0 = embeddings spread over the sphere, 1 = all the same
 PROBE = 64  # volumes whose embeddings are watched
@@ -48,13 +49,14 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
 
 def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any]:
     method, stage = _rebuilt(context, plan)
+    recomputed = recompute(method, context.recompute == "always")
     recipe = context.config.stage_recipe(plan.method, stage.budget)
     with Meter(context.device) as meter:
         members, held_out = divided(context.bank.items, plan.members, stage.held_out, _seed(context, plan))
         loader = _loader(context, plan, stage, method, members)
         passes = Passes(method, context.bank.batch(plan.members[:2], context.device))
         pace = Pace(stage, recipe.volumes, loader.volumes_per_step, passes)
-        training = start(stage.module, recipe, pace.declared, stage.groups)
+        training = start(stage.module, recipe, pace.declared, stage.groups, context.precision)
         moved = Moved(method, stage, passes)
         checkpoints = Checkpoints(context.store, plan.key, loader, progress, passes)
         watch = _Watch(context, plan, stage, checkpoints, moved)
@@ -103,7 +105,8 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         "seconds": meter.seconds + checkpoints.seconds_before,
         "volumes_per_second": checkpoints.steps_here(training) * spent / max(1, training.steps) / meter.seconds,
         "peak_memory_mb": meter.peak_memory_mb,
-        "device": device_name(context.device),
+        "recomputed": recomputed,
+        "device": device_name(context.device, context.precision),
         "upstream": list(plan.upstream),
         "seen": sorted(context.bank.hashes[i] for i in loader.seen),
         **_diagnosed(context, plan, method),

@@ -45,6 +45,7 @@ class Workload:
     recipe: Recipe
     hooks: Hooks = NO_HOOKS
     groups: Sequence[Group] = ()
+    precision: torch.dtype = torch.float32
     index: int | None = None  # which of the method's stages; None = fine-tuning
 
     @property
@@ -109,9 +110,17 @@ def finetuning(context: Context, batch: int | None = None) -> Workload:
 
     def loss(draw: Draw) -> Tensor:
         assert draw.labels is not None  # the loader is made with labels
-        return functional.cross_entropy(model(draw.views[0]), draw.labels)
+        return functional.cross_entropy(model(draw.views[0]).float(), draw.labels)
 
-    return Workload(method="", stage="fine-tuning", module=model, loss=loss, loader=loader, recipe=recipe)
+    return Workload(
+        method="",
+        stage="fine-tuning",
+        module=model,
+        loss=loss,
+        loader=loader,
+        recipe=recipe,
+        precision=context.precision,
+    )
 
 
 def volumes_per_second(work: Workload, steps: int) -> float:
@@ -227,6 +236,7 @@ def _of_stage(
         loader=loader,
         recipe=recipe,
         groups=stage.groups,
+        precision=context.precision,
         hooks=Hooks(before_step=stage.before_step, after_step=stage.after_step),
     )
 
@@ -272,7 +282,7 @@ def _maps_made(work: Workload) -> float:
 
 def rates(work: Workload, loaders: Sequence[Loader], steps: int) -> list[float]:
     """Volumes a second of `optimise` on each loader, in turns; a median of the turns, the first step left out."""
-    trainings = [start(work.module, work.recipe, steps + 1, work.groups) for _ in loaders]
+    trainings = [start(work.module, work.recipe, steps + 1, work.groups, work.precision) for _ in loaders]
     rounds = 1 if work.loader.device.type == "cuda" else min(ROUNDS, steps)  # a GPU works ahead, if it may
     ends = [1, *(1 + steps * number // rounds for number in range(1, rounds + 1))]
     seconds: list[list[float]] = [[] for _ in loaders]
@@ -291,7 +301,7 @@ def _reached(step: int, training: Training) -> bool:
 
 def _parts(work: Workload, steps: int) -> dict[str, float]:
     """Seconds a step of each part of `optimise`, the device waited for after each: their sum is more than a step's."""
-    training = start(work.module, work.recipe, steps + 1, work.groups)
+    training = start(work.module, work.recipe, steps + 1, work.groups, work.precision)
     watch = _Stopwatch(work.loader.device)
 
     def loss(draw: Draw) -> Tensor:
@@ -360,5 +370,5 @@ class _Watched(Loader):
 def _flop(work: Workload, draw: Draw) -> float:
     """Of one forward and backward pass, as PyTorch counts convolutions and matrix products; 0 where it cannot."""
     with FlopCounterMode(display=False) as counter:
-        forward(work.loss, draw, work.loader.device).backward()  # type: ignore[no-untyped-call]
+        forward(work.loss, draw, work.loader.device, work.precision).backward()  # type: ignore[no-untyped-call]
     return float(counter.get_total_flops())

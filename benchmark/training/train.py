@@ -45,6 +45,7 @@ class Training:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     steps: int
+    precision: torch.dtype = torch.float32  # of forward passes
     step: int = 0  # steps done
     curve: list[dict[str, float]] = field(default_factory=list)
     loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))  # of the last step, on its device
@@ -66,7 +67,13 @@ class Training:
         self.curve = list(state["curve"])
 
 
-def start(module: nn.Module, recipe: Recipe, steps: int, own: Sequence[Group] = ()) -> Training:
+def start(
+    module: nn.Module,
+    recipe: Recipe,
+    steps: int,
+    own: Sequence[Group] = (),
+    precision: torch.dtype = torch.float32,
+) -> Training:
     """A training of `module`'s trainable parameters; biases and norms are kept from weight decay (and from LARS).
 
     `own` are parameters with a rate and decay of their own. Raises MethodError where they are not the module's.
@@ -91,7 +98,7 @@ def start(module: nn.Module, recipe: Recipe, steps: int, own: Sequence[Group] = 
         optimizer = LARS(groups, lr=recipe.lr, momentum=0.9, weight_decay=decay)
     else:
         optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)  # one pass over each weight, or one launch
-    return Training(module=module, optimizer=optimizer, steps=steps)
+    return Training(module=module, optimizer=optimizer, steps=steps, precision=precision)
 
 
 def _own(group: Group) -> dict[str, Any]:
@@ -129,7 +136,7 @@ def optimise(
 ) -> None:
     """Runs `training` to its end, or until `on_step` answers True.
 
-    On a GPU forward passes run in bfloat16 autocast; on a CPU in float32 (bfloat16 there gave NaN losses).
+    Forward passes run in `training.precision`, weights and what the optimiser keeps in float32.
     Raises NonFiniteLossError naming the step, and MethodError for a loss that cannot be differentiated.
     """
     device = loader.device
@@ -153,7 +160,7 @@ def _steps(
         draw = loader.draw(training.step)
         # Methods draw from `draw.rng`, but layers such as nn.Dropout know the global generator only.
         torch.manual_seed(draw.rng.initial_seed() ^ OTHER_STREAM)
-        value = forward(loss, draw, device)
+        value = forward(loss, draw, device, training.precision)
         if hooks.steps is not None:  # what a step costs is known once it is taken
             training.steps = max(training.step + 1, hooks.steps(training.step + 1))
         rate = learning_rate(recipe, training.step, training.steps)
@@ -179,9 +186,11 @@ def _steps(
             return
 
 
-def forward(loss: Callable[[Draw], Tensor], draw: Draw, device: torch.device) -> Tensor:
+def forward(
+    loss: Callable[[Draw], Tensor], draw: Draw, device: torch.device, precision: torch.dtype = torch.float32
+) -> Tensor:
     """The loss of one batch. Raises MethodError for one that cannot be differentiated."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
         value = loss(draw)
     _check_usable(value)
     return value

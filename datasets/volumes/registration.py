@@ -17,6 +17,7 @@ from voxbench.datasets.volumes.poses import coordinates, posed, sampled, standar
 
 DAMPING = 1e-3  # of Gauss-Newton, relative to the diagonal
 STEP = 0.3  # the largest change of a parameter in one step
+REACH = 2  # voxels that a smoothed gradient looks at to either side
 OVERLAP = 0.4  # of the window: in less, likeness is luck
 
 
@@ -58,12 +59,13 @@ def edge_likeness(fixed: Tensor, moving: Tensor, poses: Tensor) -> Tensor:
     shape = fixed.shape[1:]
     weights = window(shape)
     inside = ((poses[:, :, :3] @ coordinates(shape).reshape(3, -1) + poses[:, :, 3:]).abs() < 1).all(1)
-    shared = weights * inside.reshape(-1, *shape)
+    inside = inside.reshape(-1, *shape)
+    enough = (weights * inside).sum((1, 2, 3)) >= OVERLAP * weights.sum()
+    shared = (weights * _clear(inside))[:, None]
     one, other = gradients(_smooth(fixed)), gradients(_smooth(posed(moving, poses)))
-    shared = shared[:, None]
     lengths = [(field**2 * shared).sum((1, 2, 3, 4)).sqrt() for field in (one, other)]
     alike = (one * other * shared).sum((1, 2, 3, 4)) / (lengths[0] * lengths[1]).clamp(min=1e-6)
-    return torch.where(shared.sum((1, 2, 3, 4)) >= OVERLAP * weights.sum(), alike, 0.0)
+    return torch.where(enough, alike, 0.0)
 
 
 def gradients(volumes: Tensor) -> Tensor:
@@ -80,6 +82,17 @@ def _smooth(volumes: Tensor) -> Tensor:
         wide = torch.cat([first, out, last], axis)
         out = wide.narrow(axis, 0, size) / 4 + out / 2 + wide.narrow(axis, 2, size) / 4
     return out
+
+
+def _clear(inside: Tensor) -> Tensor:
+    """Where all that makes a smoothed gradient is `inside`, [P, D, H, W]: black beyond a rim is an edge as well."""
+    for axis in (1, 2, 3):
+        size, clear = inside.shape[axis], inside.clone()
+        for step in range(1, min(REACH, size - 1) + 1):
+            clear.narrow(axis, step, size - step).logical_and_(inside.narrow(axis, 0, size - step))
+            clear.narrow(axis, 0, size - step).logical_and_(inside.narrow(axis, step, size - step))
+        inside = clear
+    return inside
 
 
 def _generators(aspect: Sequence[float]) -> Tensor:

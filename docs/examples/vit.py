@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from voxbench.methods import base
+from voxbench.methods.parts.recompute import Recomputing
 from voxbench.methods.parts.sparse import grid
 
 
@@ -23,7 +24,7 @@ class ViTOptions(base.Options):
     heads: int = Field(4, ge=1)
 
 
-class ViT(base.Encoder):
+class ViT(Recomputing, base.Encoder):
     """Masked patches are left out, so that a masked pass costs what its visible patches do (He et al., CVPR 2022)."""
 
     Options: ClassVar[type[base.Options]] = ViTOptions
@@ -76,7 +77,7 @@ class ViT(base.Encoder):
         shown = tokens.new_ones(tokens.shape[:2]).bool() if visible is None else visible.flatten(1)  # [B, N]
         x = torch.cat((self.class_token.expand(batch, -1, -1), tokens[shown].unflatten(0, (batch, -1))), 1)
         for block in self.blocks:
-            x = block(x)
+            x = self.recomputed(block, x)
         x = self.norm(x)
         out = torch.zeros_like(tokens, dtype=x.dtype).masked_scatter(shown[..., None], x[:, 1:])
         return x[:, 0], out.transpose(1, 2).unflatten(2, size)

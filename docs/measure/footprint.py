@@ -27,7 +27,7 @@ def peak_to_needed(context: Context, what: str) -> float:
     before = _held(context.device)
     with_own_start = speed.workloads(context, what, BATCH) if what != "fine-tuning" else iter(())
     work = next(with_own_start, None) or speed.finetuning(context, BATCH)
-    training = start(work.module, work.recipe, STEPS, work.groups)
+    training = start(work.module, work.recipe, STEPS, work.groups, work.precision)
     with Meter(context.device) as meter:
         optimise(training, work.loss, work.loader, work.recipe, hooks=work.hooks)
     state = [value for of in training.optimizer.state.values() for value in of.values() if isinstance(value, Tensor)]
@@ -51,7 +51,7 @@ def _kept(work: speed.Workload) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        value = forward(work.loss, draw, work.loader.device)
+        value = forward(work.loss, draw, work.loader.device, work.precision)
     apart = [one for one in batch if one.untyped_storage().data_ptr() not in kept]
     del value
     return sum(kept.values()) + _bytes(apart)

@@ -76,8 +76,9 @@ def steps(asked: Asked) -> Iterator[Figure]:
     """Every kind of training step against the same step on a batch that stays."""
     preset = "paper" if asked.on_gpu else "quick"
     found = profile(asked, preset, "all")
-    rate = found["matrix_gflop_per_second"]["bfloat16" if asked.on_gpu else "float32"]
-    yield Figure("matrix product", rate, "GFLOP/s")
+    kind = "bfloat16" if found["device"].endswith("bfloat16") else "float32"
+    rate = found["matrix_gflop_per_second"][kind]
+    yield Figure(f"matrix product, {kind}", rate, "GFLOP/s")
     for row in found["workloads"]:
         step = " ".join(dict.fromkeys(filter(None, (row["method"], row["stage"]))))
         yield Figure(f"share of the limit: {step}", row["share_of_limit"], target=0.95)

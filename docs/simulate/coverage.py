@@ -1,4 +1,5 @@
-"""python coverage.py [REPETITIONS]: how often the interval of an AUPRC holds what it speaks of, and claims of skill.
+"""python coverage.py [REPETITIONS [PATIENTS ...]]: how often the interval of an AUPRC holds what it speaks of, and
+claims of skill.
 
 Patients have two alike volumes each; scores separate the classes by a number of standard deviations (0: no skill).
 Printed: the AUPRC expected of test parts of this size, and that of the population; the coverage of the former; how
@@ -91,9 +92,9 @@ def rates(setting: Setting, repetitions: int, n_resamples: int = 100, seed: int 
 
 
 if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    count, *sizes = [int(given) for given in sys.argv[1:]] or [1000]
     print("patients prevalence folds separation | expected population | covered above claimed")
-    for patients in (100, 300, 2000):
+    for patients in sizes or (100, 300, 2000):
         for prevalence in (0.05, 0.15, 0.3, 0.5):
             for folds in (3, 5):
                 for separation in (0.0, 1.5):

@@ -41,6 +41,7 @@ class Design:
     luck: float = 0.5  # of a seed: random part of a model's weights, as a share of their length
     shared_splits: bool = False  # all seeds on one split, as in folders of before version 5
     official: bool = False  # one split of 80 : 20, and a draw of labels a seed
+    one_method: bool = False  # under several names: no difference even given the training part
     better: float = 0.0  # more signal of the first method: 0 = no method is better than another
 
 
@@ -52,6 +53,8 @@ def simulate(design: Design, rng: np.random.Generator) -> Grid:
     own = {
         name: _features(labels, OWN, design.signal + (design.better if name == "m0" else 0.0), rng) for name in names
     }
+    if design.one_method:
+        own = dict.fromkeys(names, own[names[0]])
     cells: dict[Place, Cell] = {}
     splits = [_split(labels, 5 if design.official else design.folds, rng)] * design.seeds
     if not (design.shared_splits or design.official):

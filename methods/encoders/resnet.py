@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from voxbench.methods import base
+from voxbench.methods.parts.recompute import Recomputing
 from voxbench.methods.parts.sparse import Masks, masked_batch_norm, masks_for
 from voxbench.methods.parts.stem import convolve
 
@@ -35,7 +36,7 @@ class ResNetOptions(base.Options):
     max_pool: bool = True  # False halves the total stride: for volumes of 32^3 and less
 
 
-class ResNet(base.Encoder):
+class ResNet(Recomputing, base.Encoder):
     """A level for each resolution: the stem where max-pooling follows it, then the four layers.
 
     Shortcuts that change size are 1^3 convolutions with batch norm (type B): MONAI's type A cuts the
@@ -79,17 +80,21 @@ class ResNet(base.Encoder):
         masks = None if visible is None else masks_for(visible, x.shape[2:], self.strides)
         if masks is not None:
             x = x * masks[tuple(x.shape[2:])].to(x.dtype)
-        x = self.net.act(_normed(partial(convolve, self.net.conv1), self.net.bn1, x, masks))
-        levels = []
-        if self.max_pool:
-            levels.append(x)
-            x = self.net.maxpool(x)  # masked places are 0 and visible ones >= 0 after the ReLU: nothing leaks in
-            x = x if masks is None else x * masks[tuple(x.shape[2:])].to(x.dtype)
+        finest, x = self.recomputed(self._stem, x, masks)
+        levels = [finest] if self.max_pool else []
         for layer in (self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4):
             for block in layer:
-                x = block(x) if masks is None else _masked_block(block, x, masks)
+                x = self.recomputed(block if masks is None else partial(_masked_block, block, masks), x)
             levels.append(x)
         return tuple(levels)
+
+    def _stem(self, x: Tensor, masks: Masks | None) -> tuple[Tensor, Tensor]:
+        """Its feature map, and what of it the first layer takes."""
+        x = self.net.act(_normed(partial(convolve, self.net.conv1), self.net.bn1, x, masks))
+        if not self.max_pool:
+            return x, x
+        pooled = self.net.maxpool(x)  # masked places are 0 and visible ones >= 0 after the ReLU: nothing leaks in
+        return x, pooled if masks is None else pooled * masks[tuple(pooled.shape[2:])].to(x.dtype)
 
 
 def _normed(conv: Callable[[Tensor], Tensor], norm: nn.BatchNorm3d, x: Tensor, masks: Masks | None) -> Tensor:
@@ -100,7 +105,7 @@ def _normed(conv: Callable[[Tensor], Tensor], norm: nn.BatchNorm3d, x: Tensor, m
     return masked_batch_norm(norm, out, masks[tuple(out.shape[2:])])
 
 
-def _masked_block(block: Any, x: Tensor, masks: Masks) -> Tensor:
+def _masked_block(block: Any, masks: Masks, x: Tensor) -> Tensor:
     """A MONAI basic or bottleneck block, masked again after each of its convolutions."""
     out = block.act(_normed(block.conv1, block.bn1, x, masks))
     out = _normed(block.conv2, block.bn2, out, masks)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from voxbench.methods.parts.decoder import SubpixelHead, crop
+from voxbench.methods.parts.recompute import Recomputing
 from voxbench.methods.parts.sparse import grid
 
 
@@ -17,7 +18,7 @@ def _unit(conv: nn.Module, channels: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm3d(channels), nn.LeakyReLU(inplace=True))
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Recomputing):
     """[B, C, D, H, W] -> the same, through a vector of at most `latent` numbers.
 
     As in the paper's code: stride-2 convolutions C-16-32-64 of 5^3, a 1^3 convolution to 4 channels, a linear
@@ -51,8 +52,14 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the class says; the output is not bounded."""
-        code = self.encode(self.down(x).flatten(1))  # [B, code]
+        for unit in self.down:
+            x = self.recomputed(unit, x)
+        code = self.encode(x.flatten(1))  # [B, code]
         x = self.widen(self.decode(code).unflatten(1, (-1, *self.sizes[-1])))
         for unit, size in zip(self.up, reversed(self.sizes[1:-1]), strict=True):
-            x = crop(functional.interpolate(unit(x), scale_factor=2.0, mode="trilinear"), size)
+            x = self.recomputed(_doubled, unit, x, size)
         return crop(self.head(x), self.sizes[0])
+
+
+def _doubled(unit: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:
+    return crop(functional.interpolate(unit(x), scale_factor=2.0, mode="trilinear"), size)

@@ -14,6 +14,8 @@ from itertools import pairwise
 from monai.networks.utils import pixelshuffle
 from torch import Tensor, nn
 
+from voxbench.methods.parts.recompute import Recomputing
+
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
     """The first `size` voxels of x [B, C, d, h, w] along each axis: upsampling overshoots odd sizes."""
@@ -38,7 +40,7 @@ class SubpixelHead(nn.Module):
         return maps
 
 
-class UNetDecoder(nn.Module):
+class UNetDecoder(Recomputing):
     """The pyramid that `Encoder.pyramid` gives -> a map at the volume's resolution, without activation.
 
     Decoder channels are the encoder's at each level, 512 at most (SparK's decoder has 512 in the seed paper).
@@ -65,6 +67,11 @@ class UNetDecoder(nn.Module):
         """`size` is the volume's [D, H, W]; -> [B, out_channels, D, H, W]."""
         x: Tensor = self.lateral[-1](pyramid[-1])
         for level in reversed(range(len(self.up))):
-            skip: Tensor = self.lateral[level](pyramid[level])
-            x = self.smooth[level](crop(self.up[level](x), skip.shape[2:]) + skip)
+            x = self.recomputed(self._finer, level, x, pyramid[level])
         return crop(self.head(x), size)
+
+    def _finer(self, level: int, x: Tensor, features: Tensor) -> Tensor:
+        """From the map of the next coarser level and the encoder's at this one to the map of this one."""
+        skip: Tensor = self.lateral[level](features)
+        finer: Tensor = self.smooth[level](crop(self.up[level](x), skip.shape[2:]) + skip)
+        return finer

@@ -7,6 +7,7 @@ no skill is not the prevalence but what a random ranking of the same test parts 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ from voxbench.reports.judging.remarks import remarks
 from voxbench.reports.reading.grid import Cell, Grid
 from voxbench.reports.reading.results import Place
 from voxbench.reports.stats.average_precision import macro_average_precision, shuffled
-from voxbench.reports.stats.bootstrap import patient_weights, share_interval, standard_error
+from voxbench.reports.stats.bootstrap import patient_weights, share_interval, share_p, standard_error
+from voxbench.reports.stats.holm import holm
 from voxbench.reports.stats.ranks import shared_ranks
 from voxbench.reports.stats.summary import Summary, summarise
 
@@ -39,6 +41,7 @@ class Estimate:
     summary: Summary
     low: float
     high: float
+    p_no_skill: float  # of "it has no skill", corrected for all methods, yardsticks and fractions (Holm)
 
     @property
     def mean(self) -> float:
@@ -71,8 +74,9 @@ class Analysis:
         return max(self.scored(fraction), key=lambda m: self.estimates[m, fraction].mean, default=None)
 
     def beats_chance(self, method: str, fraction: float) -> bool:
-        """Whether the whole interval lies above what no skill shows on average."""
-        return self.estimates[method, fraction].low > self.grid.no_skill
+        """Whether it lies above what no skill shows on average, separably so among all rows of the table."""
+        one = self.estimates[method, fraction]
+        return one.mean > self.grid.no_skill and one.p_no_skill < ALPHA
 
     def between(self, first: str, second: str, fraction: float) -> Comparison | None:
         """The comparison of two methods with `first` as the first; None where the pair is not in the family."""
@@ -94,7 +98,7 @@ def analyse(grid: Grid, n_resamples: int = N_RESAMPLES, seed: int = SEED) -> Ana
     patients = _patients(grid)
     weights = patient_weights(len(patients), n_resamples, np.random.default_rng(seed))
     draws = _draws(grid, patients, weights)
-    estimates = {(m, f): _estimate(grid, m, f, draws) for m in grid.methods for f in grid.fractions}
+    estimates = _estimates(grid, draws)
     ratio = split_ratio(grid)
     comparisons = compare_methods(grid, draws, ratio)
     ranks = {f: _ranks(grid, f, estimates, comparisons[f]) for f in grid.fractions}
@@ -140,12 +144,20 @@ def _draws(grid: Grid, patients: Sequence[str], weights: Floats) -> dict[Place, 
     return draws
 
 
+def _estimates(grid: Grid, draws: Mapping[Place, Floats]) -> dict[tuple[str, float], Estimate]:
+    rows = list(itertools.product(grid.methods, grid.fractions))
+    made = [_estimate(grid, method, fraction, draws) for method, fraction in rows]
+    corrected = holm([one.p_no_skill for one in made])
+    return {row: replace(one, p_no_skill=p) for row, one, p in zip(rows, made, corrected, strict=True)}
+
+
 def _estimate(grid: Grid, method: str, fraction: float, draws: Mapping[Place, Floats]) -> Estimate:
+    """Its p value as if it were the only one."""
     cells = grid.ok(method, fraction)
     summary = summarise([cell.auprc for cell in cells])
     error = standard_error(mean_of([draws[cell.place] for cell in cells])) if cells else math.nan
     low, high = share_interval(summary.mean, error)
-    return Estimate(summary=summary, low=low, high=high)
+    return Estimate(summary=summary, low=low, high=high, p_no_skill=share_p(summary.mean, error, grid.no_skill))
 
 
 def _chance(grid: Grid, n_draws: int, seed: int) -> tuple[float, float]:

@@ -39,17 +39,26 @@ class Learning:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Why it is not shown to have learnt; () where all that is known says that it has."""
+        """What speaks against its having learnt anything."""
         found = []
         if 2 * self.fell < self.told:
             found.append("its loss did not fall" + self._in_runs(self.told - self.fell))
         if self.collapsed:
             found.append("its embeddings collapsed" + self._in_runs(self.collapsed))
-        if not math.isnan(self.low) and self.low <= 0:
-            worse = "worse than" if self.high < 0 else "not separably better than"
-            by = f"AUPRC {signed(self.probe - self.initial)}, {signed(self.low)} to {signed(self.high)}"
-            found.append(f"its frozen features are {worse} those it began with ({by})")
         return tuple(found)
+
+    @property
+    def unseen(self) -> str:
+        """What a linear probe says where it does not see that features became better; "" where it does or was not made.
+
+        No doubt by itself: what a network learns by reconstruction lies less in lines through its features than in
+        where fine-tuning starts (He et al., CVPR 2022, section 4.3).
+        """
+        if math.isnan(self.low) or self.low > 0:
+            return ""
+        worse = "worse than" if self.high < 0 else "not separably better than"
+        by = f"AUPRC {signed(self.probe - self.initial)}, {signed(self.low)} to {signed(self.high)}"
+        return f"its frozen features are {worse} those it began with ({by})"
 
     def _in_runs(self, count: int) -> str:
         return f" in {count} of {counted(self.runs, 'run')}" if self.runs > 1 else ""

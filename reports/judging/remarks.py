@@ -25,6 +25,7 @@ def remarks(grid: Grid, draws: Sequence[Floats]) -> tuple[str, ...]:
         *_falling(grid),
         *_starts(grid),
         *_passes(grid),
+        *_recomputed(grid),
         *_undefined_draws(draws),
     )
 
@@ -136,6 +137,17 @@ def _passes(grid: Grid) -> list[str]:
         f"{m} {both:,.0f}" + (f" (and {only:,.0f} forward)" if only > 0 else "") for m, (both, only) in means.items()
     ]
     return [f"volumes that passed forward and backward in the pretraining behind a cell, a mean: {listed(said)}"]
+
+
+def _recomputed(grid: Grid) -> list[str]:
+    """Whose time is not that of the others: the same result took one more forward pass a step."""
+    methods = sorted({c.place.method for c in grid.scored if c.row is not None and c.row.recomputed})
+    if not methods:
+        return []
+    return [
+        f"to save memory, maps were computed twice for {listed(methods)}, which takes time and changes no result: "
+        "compare costs with care"
+    ]
 
 
 def _undefined_draws(draws: Sequence[Floats]) -> list[str]:

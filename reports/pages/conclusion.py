@@ -11,7 +11,7 @@ from voxbench.reports.judging.against import against, by
 from voxbench.reports.judging.analysis import Analysis
 from voxbench.reports.judging.learning import Learning, learning
 from voxbench.reports.judging.remarks import unevenness
-from voxbench.reports.judging.words import counted, interval, listed
+from voxbench.reports.judging.words import counted, interval, listed, signed
 from voxbench.reports.pages.evaluations import said_of_orders, said_of_probes
 from voxbench.reports.reading.results import percent
 from voxbench.reports.stats.power import smallest_difference
@@ -74,7 +74,7 @@ def _answer(analysis: Analysis, fraction: float) -> str:
     if not any(analysis.beats_chance(m, fraction) for m in analysis.scored(fraction)):
         return (
             f"{given}, no method is separable from no skill ({analysis.grid.no_skill:.3f}): {lead}, "
-            "and no method's interval lies above what chance would give."
+            "and no method lies further above it than chance would have the best of them."
         )
     if not tied:
         return f"{given}, {name} is separably better than {listed(worse)}: {_auprc(analysis, best, fraction)}."
@@ -192,10 +192,7 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
             "One split: what is separable here speaks of other test patients, and of other seeds and draws of labels "
             "from this training part, not of other training patients."
         )
-    doubted = [one for one in learning(grid) if one.doubts]
-    if doubted:
-        named = [f"{_stage(one)} ({'; '.join(one.doubts)})" for one in doubted]
-        limits.append(f"Not shown to have learnt: {', '.join(named)}.")
+    limits += _learnt(analysis)
     low = _no_better_than_chance(analysis)
     if low:
         limits.append(f"Not separable from no skill ({grid.no_skill:.3f}): {'; '.join(low)}.")
@@ -214,6 +211,32 @@ def _limits(analysis: Analysis) -> tuple[str, ...]:
     if grid.troubled() and grid.scored:
         limits += [f"Not every cell has a score: {_states(analysis)}.", *unevenness(grid, grid.fractions)]
     return tuple(limits)
+
+
+def _learnt(analysis: Analysis) -> list[str]:
+    """Stages that did not learn, and those of which a linear probe does not see that they did."""
+    found = learning(analysis.grid)
+    doubted = [f"{_stage(one)} ({'; '.join(filter(None, (*one.doubts, one.unseen)))})" for one in found if one.doubts]
+    unseen = [one for one in found if one.unseen and not one.doubts]
+    said = [f"Not shown to have learnt: {', '.join(doubted)}."] if doubted else []
+    if unseen:
+        named = [f"{_stage(one)} ({'; '.join(filter(None, (one.unseen, _gains(analysis, one))))})" for one in unseen]
+        said.append(f"What these learnt is not in what a linear probe sees: {', '.join(named)}.")
+    return said
+
+
+def _gains(analysis: Analysis, one: Learning) -> str:
+    """Fractions at which the method, fine-tuned, is ahead of no pretraining: that too shows that it learnt."""
+    grid = analysis.grid
+    if grid.evaluation != "finetune" or not grid.baseline:
+        return ""
+    pairs = {f: analysis.between(one.method, grid.baseline, f) for f in grid.fractions}
+    ahead = [
+        f"{signed(pair.difference)} ({signed(pair.low)} to {signed(pair.high)}) at {percent(fraction)}"
+        for fraction, pair in pairs.items()
+        if pair is not None and pair.low > 0
+    ]
+    return f"fine-tuned, against {grid.baseline}, {listed(ahead)}" if ahead else ""
 
 
 def _no_better_than_chance(analysis: Analysis) -> list[str]:

@@ -75,6 +75,7 @@ class Row:
     start: str = ""  # what its encoder began with, where that is not the common initialisation
     pretrain_volumes: float = math.nan  # passed through the encoder forward and backward
     pretrain_forward: float = math.nan  # passed forward only, such as through a target network
+    recomputed: bool = False  # whether backward passes computed maps again, for want of memory
 
 
 @dataclass(frozen=True, kw_only=True)

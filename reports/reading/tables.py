@@ -139,6 +139,7 @@ def _row(record: Mapping[str, Any], path: Path, line: int) -> Row:
         device=str(record.get("device", "")),
         collapsed=str(record.get("collapsed", "")).lower() == "true",
         falling=str(record.get("falling", "")).lower() == "true",
+        recomputed=str(record.get("recomputed", "")).lower() == "true",
         error=str(record["error"]),
         key=str(record["key"]),
         stages=(),

@@ -48,6 +48,16 @@ def share_interval(estimate: float, error: float, level: float = 0.95) -> tuple[
     return float(expit(logit(estimate) - reach)), float(expit(logit(estimate) + reach))
 
 
+def share_p(estimate: float, error: float, supposed: float) -> float:
+    """Two-sided p value of "it is `supposed`", by which `share_interval` holds what has 5 % or more."""
+    if math.isnan(estimate) or math.isnan(error):
+        return math.nan
+    if error == 0 or not 0 < estimate < 1:
+        return float(estimate == supposed)
+    reach = abs(logit(estimate) - logit(supposed)) * estimate * (1 - estimate)
+    return float(2 * norm.sf(reach / error))
+
+
 def difference_interval(difference: float, error: float, level: float = 0.95) -> tuple[float, float]:
     """The normal interval of a difference."""
     reach = float(norm.ppf((1 + level) / 2)) * error

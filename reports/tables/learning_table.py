@@ -54,7 +54,7 @@ def _shapes(found: Sequence[Learning]) -> Table:
 
 def _verdict(one: Learning) -> tuple[Entry, ...]:
     # A prior stage trains no encoder: of it the loss alone tells.
-    verdict = "not shown" if one.doubts else "yes" if one.told else "–"
+    verdict = "not shown" if one.doubts else "not by a probe" if one.unseen else "yes" if one.told else "–"
     probed = not math.isnan(one.probe)
     apart = f"{signed(one.probe - one.initial)} ({signed(one.low)} to {signed(one.high)})" if probed else "–"
     return (

@@ -133,8 +133,9 @@ def _mean_of(cells: Sequence[Cell], name: str) -> float:
 
 
 def devices(grid: Grid) -> tuple[str, ...]:
-    """The devices that scored cells ran on."""
-    return tuple(sorted({cell.row.device for cell in grid.scored if cell.row is not None and cell.row.device}))
+    """The devices that scored cells ran on, those of formulas aside where others were trained."""
+    trained = [cell for cell in grid.scored if cell.place.method not in grid.yardsticks] or grid.scored
+    return tuple(sorted({cell.row.device for cell in trained if cell.row is not None and cell.row.device}))
 
 
 def _main_notes(grid: Grid, tied: Mapping[float, frozenset[str]] | None) -> list[str]:

@@ -39,7 +39,7 @@ def command(cache: Path) -> Callable[..., list[str]]:
     """The words of a small `bench run` in a process of its own, with two workers unless `words` say otherwise."""
 
     def make(*words: str) -> list[str]:
-        own = ["--cache", str(cache), "--device", "cpu", "--workers", "2", "--folds", "3"]
+        own = ["--cache", str(cache), "--device", "cpu", "--precision", "float32", "--workers", "2", "--folds", "3"]
         settings = [word for setting in (*PHANTOM, *SMALL) for word in ("--set", setting)]
         return [sys.executable, "-m", "voxbench.benchmark.cli", "run", *own, *settings, *words]
 
@@ -66,6 +66,7 @@ def small(cache: Path, out: Path) -> Arguments_:
             "out": out,
             "cache": cache,
             "device": "cpu",
+            "precision": "float32",  # the same numbers whatever the processor
             "workers": 1,
             "dry_run": False,
         }

@@ -90,6 +90,7 @@ def kill_and_repeat(words: Sequence[str], run: Path, kills: int, within: float, 
             for pid in (process.pid, *(family if chosen == "all" else ())):
                 _kill(pid)
             yield f"{chosen} after {wait:.1f} s of work"
+            assert _gone(family), f"workers outlive their driver: {family}"
         else:
             yield "nothing: it had ended"
         process.join()
@@ -112,6 +113,16 @@ def _children(pid: int | None) -> list[int]:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def _gone(family: Sequence[int], within: float = 120.0) -> bool:
+    """Whether no process of it is left, after a while: one that was still starting ends once it has started."""
+    end = time.monotonic() + within
+    while any(Path(f"/proc/{pid}").exists() for pid in family):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _kill(pid: int | None) -> None:

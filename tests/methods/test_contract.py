@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from voxbench.methods.base import Batch, Encoder, Method, Stage
+from voxbench.methods.parts.recompute import recompute
 
 ROOT = Path(__file__).parents[2]
 GROUP = "voxbench.methods"
@@ -178,6 +179,18 @@ def test_loss_falls(build: Build, volumes: Volumes) -> None:
         assert losses[-1] < losses[0] - 0.05 * max(1.0, abs(losses[0])), losses
     assert method.encoder is encoder
     assert list(method.encoder.state_dict()) == keys
+
+
+def test_it_is_trained_to_the_same_bits_with_maps_computed_twice(build: Build, volumes: Volumes) -> None:
+    data, ends = volumes(BATCH, *SHAPE), []
+    for twice in (False, True):
+        method = build()
+        assert recompute(method, twice) == twice
+        losses = [train(stage, data, steps=3) for stage in method.stages()]
+        ends.append((losses, method.state_dict()))
+    (kept, weights), (again, others) = ends
+    assert kept == again
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
 def test_draws_nothing_from_global_generators_and_changes_no_argument(build: Build, volumes: Volumes) -> None:

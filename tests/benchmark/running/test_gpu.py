@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from voxbench.benchmark.records.costs import Meter
 from voxbench.benchmark.records.store import Store
 from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.training import speed
 from voxbench.benchmark.training.context import Context
 from voxbench.benchmark.training.train import Training, optimise, start
+from voxbench.methods.parts.recompute import recompute
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,15 +41,21 @@ def opened(planned: Callable[..., Run]) -> Iterator[Callable[[torch.device], Con
     run = planned((*FEW, *SAME_VOLUMES), methods="all", fractions="1.0")
 
     def context(device: torch.device) -> Context:
-        runtime = run.runtime.model_copy(update={"device": str(device)})
+        runtime = run.runtime.model_copy(
+            update={"device": str(device), "precision": "float32" if device == CPU else "auto"}
+        )
         with Setup(config=run.config, runtime=runtime, bank=run.bank.folder, provenance={}).opened() as made:
             return made
 
     return context
 
 
+def in_bfloat16() -> str:
+    return f"{torch.cuda.get_device_name()} in bfloat16"
+
+
 def losses(work: speed.Workload) -> list[float]:
-    training = start(work.module, work.recipe, STEPS)
+    training = start(work.module, work.recipe, STEPS, work.groups, work.precision)
     optimise(training, work.loss, work.loader, work.recipe, hooks=work.hooks)
     return [point["loss"] for point in training.curve]
 
@@ -81,7 +89,7 @@ def test_a_checkpoint_goes_on_where_the_device_is_another(
 
     def begin(device: torch.device) -> tuple[speed.Workload, Training]:
         work = speed.finetuning(opened(device))
-        return work, start(work.module, work.recipe, STEPS)
+        return work, start(work.module, work.recipe, STEPS, work.groups, work.precision)
 
     work, whole = begin(first)
     optimise(whole, work.loss, work.loader, work.recipe)
@@ -98,21 +106,39 @@ def test_a_checkpoint_goes_on_where_the_device_is_another(
 
 
 def test_a_grid_from_pretraining_to_its_table(bench: Callable[..., int], tmp_path: Path) -> None:
-    assert bench((*FEW, "pretrain.volumes=64"), methods="all", fractions="1.0", device="cuda") == 0
+    assert bench((*FEW, "pretrain.volumes=64"), methods="all", fractions="1.0", device="cuda", precision="auto") == 0
     rows = pd.read_csv(tmp_path / "run" / "results.csv")
     assert set(rows["status"]) == {"ok"}
-    assert set(rows["device"]) == {torch.cuda.get_device_name()}
+    assert set(rows["device"]) == {in_bfloat16(), torch.cuda.get_device_name()}  # the others are yardsticks
     assert rows["peak_memory_mb"].gt(1).all()
     assert rows["auprc"].between(0, 1).all()
 
 
 def test_weights_pretrained_on_the_gpu_are_fine_tuned_on_the_cpu(bench: Callable[..., int], tmp_path: Path) -> None:
-    assert bench(FEW, methods="simclr", fractions="1.0", device="cuda") == 0
+    assert bench(FEW, methods="simclr", fractions="1.0", device="cuda", precision="auto") == 0
     assert bench(FEW, methods="simclr", fractions="0.5", device="cpu") == 0
     stages = [json.loads(path.read_text()) for path in (tmp_path / "run" / "stages").glob("*/stage.json")]
     rows = pd.read_csv(tmp_path / "run" / "results.csv")
-    assert {stage["device"] for stage in stages} == {torch.cuda.get_device_name()}
-    assert set(rows["device"]) == {"cpu", torch.cuda.get_device_name()}
+    assert {stage["device"] for stage in stages} == {in_bfloat16()}
+    assert set(rows["device"]) == {"cpu", in_bfloat16()}
+
+
+def test_maps_computed_twice_take_less_of_its_memory(opened: Callable[[torch.device], Context]) -> None:
+    found, peaks = [], []
+    for twice in (False, True):
+        work = next(speed.workloads(opened(GPU), "simclr", 16))
+        assert recompute(work.module, twice) == twice
+        with Meter(GPU) as meter:
+            found.append(losses(work))
+        peaks.append(meter.peak_memory_mb)
+    compare(*found, scale=0.1)
+    assert peaks[1] < peaks[0]
+
+
+def test_two_workers_share_what_gpus_there_are(bench: Callable[..., int], tmp_path: Path) -> None:
+    assert bench(FEW, methods="simclr,supervised", fractions="1.0", device="cuda", workers=2) == 0
+    rows = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert set(rows["status"]) == {"ok"}
 
 
 def test_scores_do_not_depend_on_where_volumes_lie(opened: Callable[[torch.device], Context]) -> None:
@@ -136,7 +162,7 @@ def test_random_layers_are_seeded_there(opened: Callable[[torch.device], Context
             value: Tensor = drop(work.module(draw.views[0])).float().pow(2).mean()  # type: ignore[attr-defined]
             return value
 
-        training = start(work.module, work.recipe, 3)
+        training = start(work.module, work.recipe, 3, work.groups, work.precision)
         optimise(training, loss, work.loader, work.recipe)
         found.append([point["loss"] for point in training.curve])
     assert found[0] == pytest.approx(found[1], rel=1e-3)

@@ -33,6 +33,7 @@ def found(volumes: torch.Tensor, patients: Sequence[str]) -> list[Copy]:
 
 CHANGES: dict[str, Callable[[torch.Tensor, np.random.Generator], torch.Tensor]] = {
     "shifted": lambda v, rng: posed(v, draw_poses(len(v), rng, shift=0.1, extreme=True)),
+    "shifted into black": lambda v, rng: posed(v, draw_poses(len(v), rng, shift=0.1, extreme=True), "zeros"),
     "turned": lambda v, rng: posed(v, draw_poses(len(v), rng, degrees=15, extreme=True)),
     "rescaled": lambda v, rng: posed(v, draw_poses(len(v), rng, scale=1.25, extreme=True)),
     "flipped": lambda v, rng: posed(v, draw_poses(len(v), rng, flips=True)),
@@ -128,3 +129,14 @@ def test_features_of_a_mirror_image_are_rearranged(flip: tuple[int, ...]) -> Non
     blocks = torch.from_numpy(np.random.default_rng(4).random((3, BLOCKS, BLOCKS, BLOCKS), dtype=np.float32))
     mirrored = blocks.flip([axis + 1 for axis in flip])
     torch.testing.assert_close(_Features(blocks).rows(flip), _Features(mirrored).rows(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_black_beyond_a_rim_is_no_edge_of_the_volume(phantoms: torch.Tensor, size: int) -> None:
+    """Whichever of the two was cut off."""
+    whole = F.adaptive_avg_pool3d(phantoms[:8, None], size)[:, 0]
+    shifted = posed(phantoms[:8], draw_poses(8, np.random.default_rng(4), shift=0.1, extreme=True), "zeros")
+    cut = F.adaptive_avg_pool3d(shifted[:, None], size)[:, 0]
+    for fixed, moving in ((whole, cut), (cut, whole)):
+        poses, _ = register(fixed, moving[:, None], 5)
+        assert edge_likeness(fixed, moving, poses[:, 0]).min() > 0.93
