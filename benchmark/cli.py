@@ -267,7 +267,7 @@ def profile(
     from voxbench.benchmark.commands import profile as command_profile
 
     given = command_profile.arguments(
-        methods, dataset, data_root, preset, settings or (), device, precision.value, cache, out
+        methods, dataset, data_root, preset, settings or (), device, cache, out, precision.value
     )
     command_profile.execute(given, steps, batch, threads, console, with_peers=peers)
 

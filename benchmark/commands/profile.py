@@ -71,7 +71,7 @@ def execute(
 
 def arguments(
     methods: str, dataset: str | None, data_root: Path | None, preset: str, settings: Sequence[str], device: str,
-    precision: Precision, cache: Path | None, out: Path,
+    cache: Path | None, out: Path, precision: Precision = "auto",
 ) -> Arguments:  # fmt: skip
     """Those of a run of which nothing is run."""
     return Arguments(
