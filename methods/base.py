@@ -19,13 +19,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from voxbench.methods.errors import MethodError as MethodError
+
 Role = Literal["method", "baseline", "yardstick"]
 """What a row stands for: a method; no pretraining, what each is measured against; or a formula that a network should
 beat."""
-
-
-class MethodError(Exception):
-    """A method cannot work with what it was given; the message is for the user and needs no traceback."""
 
 
 class Options(BaseModel):

@@ -36,7 +36,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"dealing"},
         {"base", "files"},
     ],
-    "methods": [{""}, {"encoders"}, {"parts"}, {"base"}],
+    "methods": [{""}, {"encoders"}, {"parts"}, {"base"}, {"errors"}],
 }
 
 

@@ -10,7 +10,7 @@ import torch
 
 from voxbench.benchmark.settings.errors import BenchError, ContractError, unexpected
 from voxbench.benchmark.training.train import NonFiniteLossError
-from voxbench.methods.base import MethodError
+from voxbench.methods.errors import MethodError
 
 Outcome = Literal["ok", "note", "broken"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from voxbench.datasets.base import DatasetError
 from voxbench.datasets.files import FULL, explained
-from voxbench.methods.base import MethodError
+from voxbench.methods.errors import MethodError
 from voxbench.reports.reading.results import ReportError
 
 

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
+
+from voxbench.benchmark.commands import catalogue
 
 from ...conftest import Typed
 
@@ -36,3 +43,43 @@ def test_help_teaches(command: str, typed: Typed) -> None:
     said = typed(command, "--help")
     assert said.code == 0
     assert "Usage" in said.out
+
+
+def test_what_is_known_is_shown_without_importing_it_again(tmp_path: Path) -> None:
+    """Importing every method takes seconds; and whoever asks again gets the same."""
+
+    def asked() -> tuple[list[str], bool]:
+        program = (
+            "import json, sys\n"
+            "from voxbench.benchmark.commands.catalogue import catalogue\n"
+            "rows = catalogue('encoders')\n"
+            "print(json.dumps([rows, 'torch' in sys.modules]))\n"
+        )
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+        said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+        rows, imported = json.loads(said.stdout)
+        return rows, imported
+
+    first = asked()
+    assert first[1]
+    (kept,) = tmp_path.rglob("encoders.json")
+    assert asked() == (first[0], False)
+    known = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**known, "stamp": "of other files"}))
+    assert asked() == first
+    kept.write_text(kept.read_text()[:-5])
+    assert asked() == first
+
+
+def test_a_plug_in_of_changed_files_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shapes").mkdir()
+    file = tmp_path / "shapes" / "cone.py"
+    file.write_text("")
+    (tmp_path / "shapes" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint(name="cone", value="shapes.cone:Cone", group="voxbench.methods")
+    before = list(catalogue._files(point))
+    assert len(before) == 2
+    file.write_text("class Cone: ...")
+    assert list(catalogue._files(point)) != before
+    assert list(catalogue._files(EntryPoint(name="gone", value="gone.cone:Cone", group="voxbench.methods"))) == []
