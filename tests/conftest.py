@@ -22,6 +22,12 @@ ABSENT = [package for package in NEEDED_BY if importlib.util.find_spec(package) 
 collect_ignore = [path for package in ABSENT for path in NEEDED_BY[package]]
 
 
+def pytest_configure() -> None:
+    """A shell's background job ignores Ctrl-C, and so would every process that a test interrupts."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_report_header() -> list[str]:
     return [f"left out for want of {package}: {', '.join(NEEDED_BY[package])}" for package in ABSENT]
 
