@@ -19,6 +19,7 @@ from voxbench.benchmark.checking.verdict import BrokenRuleError, NoteError, Verd
 from voxbench.benchmark.training.targets import evaluating
 from voxbench.benchmark.training.train import forward
 from voxbench.methods.base import Batch, Stage
+from voxbench.methods.parts.autocast import autocast
 
 DRAWS = 4  # batches that a rule about chance looks at
 PRESSED = 30  # steps on one batch
@@ -225,7 +226,7 @@ def _nearness(trial: Trial) -> float:
 
 
 def _mixed_precision(case: _Case) -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast(torch.device("cpu"), torch.bfloat16):
         value = case.trial.loss(case.trial.batch())
     if not bool(value.isfinite()) or value.dtype != torch.float32:
         raise BrokenRuleError(f"it is {value.item()} in {value.dtype}: compare in float32, with .float()")

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from voxbench.benchmark.settings.config import Precision
 from voxbench.benchmark.settings.errors import BenchError
+from voxbench.methods.parts.autocast import autocast
 
 AS_FAR_AS = 0.05  # of a gradient's length: bfloat16 keeps 8 bits, and a small network is off by a hundredth or two
 
@@ -57,7 +58,7 @@ def _gradients(kind: torch.dtype) -> torch.Tensor:
             nn.BatchNorm3d(32), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(32, 2),
         ).to(memory_format=torch.channels_last_3d)  # fmt: skip
         volumes = torch.rand(8, 1, 16, 16, 16)
-    with torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
+    with autocast(torch.device("cpu"), kind):
         scores = network(volumes)
     functional.cross_entropy(scores.float(), torch.arange(8) % 2).backward()  # type: ignore[no-untyped-call]
     return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])

@@ -16,6 +16,7 @@ from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.settings.recipes import Recipe
 from voxbench.datasets.views.loader import Draw, Loader
 from voxbench.methods.base import Group
+from voxbench.methods.parts.autocast import autocast
 
 CURVE_POINTS = 100  # a curve for a plot needs no more
 OTHER_STREAM = 0x5DEECE66D  # keeps the global generator's numbers apart from those that augmented the batch
@@ -190,7 +191,7 @@ def forward(
     loss: Callable[[Draw], Tensor], draw: Draw, device: torch.device, precision: torch.dtype = torch.float32
 ) -> Tensor:
     """The loss of one batch. Raises MethodError for one that cannot be differentiated."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+    with autocast(device, precision):
         value = loss(draw)
     _check_usable(value)
     return value

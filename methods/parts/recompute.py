@@ -16,6 +16,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
+from voxbench.methods.parts.autocast import OneVoxelInFloat32
+
 R = TypeVar("R")
 
 
@@ -36,7 +38,7 @@ class Recomputing(nn.Module):
         return result
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), without_trace(self)
+        return nullcontext(), _again(self)
 
 
 def recompute(module: nn.Module, on: bool) -> bool:
@@ -45,6 +47,13 @@ def recompute(module: nn.Module, on: bool) -> bool:
     for part in able:
         part.recompute = on
     return on and bool(able)
+
+
+@contextmanager
+def _again(module: nn.Module) -> Iterator[None]:
+    """For the second call, which PyTorch makes under the first one's autocast and outside all else it ran under."""
+    with without_trace(module), OneVoxelInFloat32():
+        yield
 
 
 @contextmanager
