@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from voxbench.benchmark.commands import estimate
 from voxbench.benchmark.commands.terminal import duration
 from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.planning.power import foreseen
@@ -61,6 +62,7 @@ def show_plan(run: Run, console: Console) -> None:
     if can_show is not None:
         console.print(can_show, soft_wrap=True, highlight=False)
     workers = run.runtime.workers
+    estimate.keep(run.runtime, tasks, whole / workers)
     console.print(
         f"about {duration(whole / workers)} with {workers} workers on {in_words(run.runtime.device)}; nothing was run"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from voxbench.benchmark.commands import estimate
 from voxbench.benchmark.commands import wandb as command_wandb
 from voxbench.benchmark.commands.dry_run import show_plan
 from voxbench.benchmark.commands.progress import GridProgress, StepProgress
@@ -115,12 +117,16 @@ def execute(given: Arguments, console: Console) -> int:
     if tasks and given.executor == "slurm":
         return _submit(grid, tasks, mode != "off", console)
     live = command_wandb.start(runtime.out, mode, given.wandb_project, console)
+    began = time.monotonic()
     if tasks:
         _work(run, tasks, grid, console)
+    off = estimate.how_far_off(runtime, tasks, time.monotonic() - began)
     cells = run.collect()
     from voxbench.benchmark.commands.report import show_report  # brings all that plots need: after the work
 
     show_report(runtime.out, console)
+    if off is not None:
+        console.print(off, soft_wrap=True, highlight=False)
     command_wandb.finish(live, runtime.out, console)
     return verdict([cell for cell in cells if cell["key"] in run.plan.cells], console)
 
