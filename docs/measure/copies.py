@@ -139,7 +139,7 @@ def measure(originals: np.ndarray, patients: list[str], copies: int) -> Iterator
     )
     alarms = [value for value, _ in strangers if value >= limit]
     yield f"| different volumes called copies, of {len(volumes) * (len(volumes) - 1) // 2} pairs | {len(alarms)} | |"
-    top = ", ".join(f"{value:.3f} {pair}" for value, pair in strangers[:3])
+    top = ", ".join(f"{value:.3f} {pair}" for value, pair in strangers[:3]) or "none was a candidate"
     yield f"\nLikest strangers: {top}. {len(volumes)} volumes: {wall:.0f} s, {spent:.0f} s of processor time."
 
 

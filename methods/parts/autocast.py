@@ -1,9 +1,10 @@
 """Forward passes in bfloat16, but for the convolutions that a CPU's library gets wrong in it.
 
-Over an axis of one voxel, with a kernel that is longer, oneDNN 3.x on a processor with AMX reads memory that it has not
-written: in 1, 2 and 3 dimensions, forward and backward, at strides 1 and 2, transposed or not. What comes back differs
-from call to call, and is now and then NaN. Axes of two voxels and more, kernels of one, and linear layers gave equal
-bits in all of some 1,000 cases tried (PyTorch 2.15). Such maps are tiny, so float32 costs nothing there.
+Over an axis that has one voxel before or after it, with a kernel that is longer, oneDNN 3.x on a processor with AMX
+reads memory that it has not written: in 1, 2 and 3 dimensions, forward and backward, with and without stride,
+transposed or not. What comes back differs from call to call, and is now and then NaN. With two voxels and more before
+and after, kernels of one, and linear layers gave equal bits in all of some 500 cases drawn at random (PyTorch 2.15).
+Such maps are tiny, so float32 costs nothing there.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def autocast(device: torch.device, kind: torch.dtype) -> Iterator[None]:
 
 
 class OneVoxelInFloat32(TorchFunctionMode):
-    """Convolutions over an axis of one voxel compute in float32 under a CPU's autocast; they return its type."""
+    """Convolutions over or to an axis of one voxel are in float32 under a CPU's autocast; they return its type."""
 
     def __torch_function__(
         self,
@@ -49,13 +50,15 @@ class OneVoxelInFloat32(TorchFunctionMode):
     ) -> Any:
         """As PyTorch calls it, for every function of its own."""
         kwargs = kwargs or {}
-        if function in _CONVOLUTIONS and torch.is_autocast_enabled("cpu"):
-            x: Tensor = args[0] if args else kwargs["input"]
-            if x.device.type == "cpu" and 1 in x.shape[2:]:
+        found = function(*args, **kwargs)
+        if function in _CONVOLUTIONS and torch.is_autocast_enabled("cpu") and found.device.type == "cpu":
+            x, weight = (args[at] if len(args) > at else kwargs[name] for at, name in enumerate(("input", "weight")))
+            axes = weight.ndim - 2
+            if 1 in (*x.shape[-axes:], *found.shape[-axes:]):
                 with torch.autocast("cpu", enabled=False):
                     exact = function(*map(_float, args), **{name: _float(value) for name, value in kwargs.items()})
-                return exact.to(torch.get_autocast_dtype("cpu"))
-        return function(*args, **kwargs)
+                return exact.to(found.dtype)
+        return found
 
 
 def _float(value: Any) -> Any:

@@ -20,6 +20,7 @@ LAYERS: dict[str, Callable[[], _ConvNd]] = {
     "stem": lambda: nn.Conv3d(1, 16, 7, 2, 3),
     "conv": lambda: nn.Conv3d(16, 16, 3, 2, 1),
     "transposed": lambda: nn.ConvTranspose3d(16, 16, 2, 2),
+    "to_one": lambda: nn.Conv3d(8, 64, 5, 3, 2),
     "conv2d": lambda: nn.Conv2d(16, 16, 3, 2, 1),
     "conv1d": lambda: nn.Conv1d(16, 16, 3, 2, 1),
 }
@@ -44,11 +45,12 @@ def trained(network: nn.Module, x: Tensor) -> tuple[Tensor, torch.dtype]:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_over_an_axis_of_one_voxel_it_is_float32s_result(layer: str) -> None:
+def test_over_or_to_an_axis_of_one_voxel_it_is_float32s_result(layer: str) -> None:
     torch.manual_seed(0)
     network = LAYERS[layer]()
     channels, axes = int(network.in_channels), len(network.kernel_size)
-    x = torch.randn(8, channels, *(4, 4, 1)[-axes:])
+    size = (8, 14, 3) if layer == "to_one" else (4, 4, 1)
+    x = torch.randn(8, channels, *size[-axes:])
     exact = network(x).detach().to(torch.bfloat16).float().flatten()
     for _ in range(10):
         found, kind = trained(network, x)
