@@ -21,6 +21,7 @@ from voxbench.benchmark.commands.dry_run import show_plan
 from voxbench.benchmark.commands.progress import GridProgress, StepProgress
 from voxbench.benchmark.planning.plan import StagePlan
 from voxbench.benchmark.records.recognise import check_out
+from voxbench.benchmark.running import processes
 from voxbench.benchmark.running.grid import Grid
 from voxbench.benchmark.running.local import Local
 from voxbench.benchmark.running.places import default_workers, in_words
@@ -81,6 +82,8 @@ def execute(given: Arguments, console: Console) -> int:
     """Runs the grid; 0, or 1 if some cells failed. Raises the errors of `errors.USER_ERRORS`."""
     config, runtime = configuration(given)
     site = _site(given)
+    if given.executor == "local" and not given.dry_run:
+        _prepare_workers(runtime)
     for note in _notes(given, runtime):
         console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     mode = command_wandb.choose(given.wandb)
@@ -140,6 +143,12 @@ def _site(given: Arguments) -> dict[str, Any]:
     site = site_settings(given.slurm)
     check_here(site)
     return site
+
+
+def _prepare_workers(runtime: Runtime) -> None:
+    """While volumes are read and the grid is planned; a grid that is done needs no workers."""
+    if runtime.workers > 1 and not (runtime.out / "results.csv").exists():
+        processes.prepare()
 
 
 def _submit(grid: Grid, tasks: Sequence[Task], tracked: bool, console: Console) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import torch
 from voxbench.benchmark.records.store import Store
 from voxbench.benchmark.running.executor import Executor, State
 from voxbench.benchmark.running.places import places
+from voxbench.benchmark.running.processes import end_with_driver, start_method, take_on
 from voxbench.benchmark.running.queue import BUSY_RETRY_S, Queue, Task
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.running.stop import Stop
@@ -125,15 +125,16 @@ class _Work:
 
     def in_pool(self) -> None:
         """In as many processes as there are workers; a new set of them where one has died."""
-        spawn = multiprocessing.get_context("spawn")
+        processes = start_method()
         while self.queue.left and not self.stop.asked:
             # A killed process can leave a lock of the channel closed for good: each set of workers has its own.
-            messages, ending, free = spawn.Queue(), spawn.RawValue("b", 0), spawn.SimpleQueue()
+            messages, ending, free = processes.Queue(), processes.RawValue("b", 0), processes.SimpleQueue()
             for place in places(self.setup.runtime.device, self.workers):
                 free.put(place)
             pump = threading.Thread(target=_pump, args=(messages, self.listen), daemon=True)
             pump.start()
-            pool = ProcessPoolExecutor(self.workers, spawn, _start_worker, (self.setup, messages, ending, free))
+            given = (self.setup, dict(os.environ), messages, ending, free)
+            pool = ProcessPoolExecutor(self.workers, processes, _start_worker, given)
             try:
                 self._drive(pool, ending)
                 pool.shutdown()
@@ -220,8 +221,9 @@ def _end_at_once(pool: ProcessPoolExecutor) -> None:
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(setup: Setup, messages: Any, ending: Any, free: Any) -> None:
+def _start_worker(setup: Setup, environment: Mapping[str, str], messages: Any, ending: Any, free: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    take_on(environment)
     threading.Thread(target=end_with_driver, daemon=True).start()
     torch.set_num_threads(setup.runtime.threads)
     messages.cancel_join_thread()  # nobody need hear the last of the progress
@@ -257,14 +259,6 @@ def _work(job: Job) -> Outcome:
 
     messages.put(("start", job.key, None))
     return perform(_worker["context"], job, _worker["setup"].provenance, report)
-
-
-def end_with_driver() -> None:
-    """Ends this process when the one that started it is gone, were it before this one had begun its work."""
-    driver = multiprocessing.parent_process()
-    while driver is not None and os.getppid() == driver.pid:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 def _pump(messages: Any, listen: Listener) -> None:

@@ -180,14 +180,16 @@ def open_context(asked: Asked, methods: str, *settings: str) -> Any:
 
 
 def _till_at_work(asked: Asked) -> float:
-    """From handing a job to two worker processes until one of them has begun it."""
+    """From handing a job to two worker processes until one has begun it, in a run that has just been planned."""
     from voxbench.benchmark.commands import profile as command
     from voxbench.benchmark.commands.run import configuration
+    from voxbench.benchmark.running import processes
     from voxbench.benchmark.running.local import Event, Local
     from voxbench.benchmark.running.runner import Run
     from voxbench.benchmark.running.setup import prepare_bank
     from voxbench.benchmark.settings.assemble import build_dataset
 
+    processes.prepare()
     out = asked.folder / "worker"
     given = command.arguments("supervised", None, None, "quick", UNTRAINED, asked.device, asked.cache, out)
     config, runtime = configuration(given)

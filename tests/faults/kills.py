@@ -109,10 +109,12 @@ def _at_work(run: Path, since: float) -> bool:
 
 
 def _children(pid: int | None) -> list[int]:
+    """All processes below this one: the server that workers are forked from, and they."""
     try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        own = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+    return own + [below for child in own for below in _children(child)]
 
 
 def _gone(family: Sequence[int], within: float = 120.0) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from voxbench.benchmark.running import local, places
+from voxbench.benchmark.running.processes import start_method
 from voxbench.benchmark.running.runner import Run
 
 GIB = 2**30
@@ -70,11 +71,12 @@ def test_a_cpu_has_a_worker_a_core(machine: Machine) -> None:
 
 
 def test_each_worker_process_takes_a_place_of_its_own(planned: Callable[..., Run]) -> None:
-    setup, spawn = planned().setup(), get_context("spawn")
-    messages, ending, free = spawn.Queue(), spawn.RawValue("b", 0), spawn.SimpleQueue()
+    setup, processes = planned().setup(), start_method()
+    messages, ending, free = processes.Queue(), processes.RawValue("b", 0), processes.SimpleQueue()
     for place in ("cuda:0", "cuda:1"):
         free.put(place)
-    with ProcessPoolExecutor(2, spawn, local._start_worker, (setup, messages, ending, free)) as pool:
+    given = (setup, dict(os.environ), messages, ending, free)
+    with ProcessPoolExecutor(2, processes, local._start_worker, given) as pool:
         found = set(pool.map(place_of_worker, range(20)))
     assert found == {"cuda:0", "cuda:1"}
     messages.cancel_join_thread()
