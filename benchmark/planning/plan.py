@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from voxbench.benchmark.planning.folds import Splits, all_splits, but_zero, check_units
 from voxbench.benchmark.planning.probe import check_sparse, probe
 from voxbench.benchmark.planning.stages import checked_stages, made_by
 from voxbench.benchmark.planning.start import Start, start_of
@@ -14,8 +15,8 @@ from voxbench.benchmark.settings.assemble import Shape, blamed, build_encoder, b
 from voxbench.benchmark.settings.config import OWN, Config
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import RESULT_VERSION, derive_seed, digest
-from voxbench.datasets.base import Dataset, DatasetError, Item
-from voxbench.datasets.splits import PARTS, Fold, cross_validation, fraction_of, official_fold
+from voxbench.datasets.base import Dataset, Item
+from voxbench.datasets.splits import PARTS, Fold, fraction_of
 from voxbench.methods.base import Method, MethodError, Predictor, Role, Stage, Volumes
 
 DIAGNOSED = 400  # labelled volumes at most by which it is asked whether a stage learnt
@@ -93,14 +94,6 @@ class Plan:
     notes: list[str] = field(default_factory=list)  # what a user should know before it starts
 
 
-@dataclass(frozen=True, kw_only=True)
-class Splits:
-    """Who is trained and tested on. Positions are in the dataset's items."""
-
-    folds: Mapping[int, Mapping[int, Fold]]  # seed -> number of the fold -> fold
-    closed: frozenset[int] = frozenset()  # volumes that are in nothing, not even in the unlabelled pool
-
-
 def make_plan(
     config: Config,
     dataset: Dataset,
@@ -113,61 +106,14 @@ def make_plan(
 
     Raises DatasetError or BenchError where they do not fit.
     """
-    _check_units(items)
-    planner = _Planner(config, dataset, items, fingerprint, sample, splits or _splits(config, dataset, items))
+    check_units(items)
+    planner = _Planner(config, dataset, items, fingerprint, sample, splits or all_splits(config, dataset, items))
     for row in config.rows:
         planner.add(row)
     if not planner.plan.cells:
         raise BenchError("; ".join(planner.plan.skipped.values()))
     planner.note()
     return planner.plan
-
-
-def _splits(config: Config, dataset: Dataset, items: Sequence[Item]) -> Splits:
-    drawn = {seed: drawn_folds(config, dataset, items, seed) for seed in config.protocol.seeds}
-    return Splits(
-        folds={seed: {n: as_trained(config, fold) for n, fold in enumerate(folds)} for seed, folds in drawn.items()}
-    )
-
-
-def drawn_folds(config: Config, dataset: Dataset, items: Sequence[Item], seed: int) -> list[Fold]:
-    """The splits of one seed of a run; an official split is one, the same for all seeds.
-
-    Each seed has a split of its own: folds x seeds is repeated cross-validation (Bouckaert and Frank, PAKDD 2004), and
-    its spread holds the luck of who was tested. Methods and fractions share the splits of a seed.
-    """
-    if dataset.has_official_split:
-        return [official_fold(items, dataset.classes)]
-    protocol, draw = config.protocol, derive_seed("splits", *_but_zero(seed)) % 2**31
-    return cross_validation(items, protocol.folds, protocol.val_share, draw, dataset.classes)
-
-
-def as_trained(config: Config, fold: Fold) -> Fold:
-    """Where nothing is chosen by them, validation labels are worth more in training."""
-    if config.finetune.selection != "none":
-        return fold
-    return replace(fold, train=tuple(sorted(fold.train + fold.val)), val=())
-
-
-def _but_zero(seed: int) -> tuple[int, ...]:
-    # Seed 0 has the split and the draws that all seeds once shared, so a run of one seed tests whom it always tested.
-    return (seed,) if seed else ()
-
-
-def _check_units(items: Sequence[Item]) -> None:
-    """One score stands for one patient and one label. Raises DatasetError where it would not."""
-    first: dict[str, Item] = {}
-    problems: dict[str, str] = {}
-    for item in (item for item in items if item.label is not None):
-        other = first.setdefault(item.scored_unit, item)
-        for what, one, two in (("patients", other.patient, item.patient), ("labels", other.label, item.label)):
-            if one != two:
-                problems[item.scored_unit] = (
-                    f"unit {item.scored_unit}: {other.volume} and {item.volume} are of two {what}, {one} and {two}: "
-                    "their scores would be averaged; give each its own unit"
-                )
-    if problems:
-        raise DatasetError("volumes that share a unit differ:", list(problems.values()))
 
 
 def _cohort(
@@ -269,7 +215,7 @@ class _Planner:
     ) -> None:
         protocol = self.config.protocol
         # An official split has no fold to vary the draw: there seed 0 too stands in the seed of the draw.
-        drawn_by = (number, seed) if self.dataset.has_official_split else (number, *_but_zero(seed))
+        drawn_by = (number, seed) if self.dataset.has_official_split else (number, *but_zero(seed))
         draw = derive_seed("fraction", *drawn_by) % 2**31
         train = tuple(fraction_of(self.items, fold.train, share, draw))
         val = fold.val

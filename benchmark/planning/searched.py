@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from voxbench.benchmark.planning.plan import Splits, as_trained, drawn_folds
+from voxbench.benchmark.planning.folds import Splits, as_trained, drawn_folds
 from voxbench.benchmark.settings.config import Config
 from voxbench.benchmark.settings.errors import BenchError
 from voxbench.benchmark.settings.keys import derive_seed

@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_seen, near_duplicates
-from voxbench.benchmark.planning.plan import Plan, Splits, make_plan
+from voxbench.benchmark.planning.folds import Splits
+from voxbench.benchmark.planning.plan import Plan, make_plan
 from voxbench.benchmark.planning.volumes import sample
 from voxbench.benchmark.records.plugins import keep_plugins
 from voxbench.benchmark.records.privacy import Coder, coder_for, key_table, known_coder

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from voxbench.benchmark.planning.audit import Audit, Served, audit_plan, audit_search, near_duplicates
-from voxbench.benchmark.planning.plan import CellPlan, Splits
+from voxbench.benchmark.planning.folds import Splits
+from voxbench.benchmark.planning.plan import CellPlan
 from voxbench.benchmark.records.privacy import coder_for
 from voxbench.benchmark.records.seal import is_whole, sealed
 from voxbench.benchmark.records.store import Store, read_json, write_json

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from voxbench.benchmark.planning.plan import Splits
+from voxbench.benchmark.planning.folds import Splits
 from voxbench.benchmark.records.recognise import is_run
 from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.runner import Run
