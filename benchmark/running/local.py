@@ -17,8 +17,9 @@ from typing import Any, Literal
 import torch
 
 from voxbench.benchmark.records.store import Store
+from voxbench.benchmark.running.child import begin, use
 from voxbench.benchmark.running.executor import Executor, State
-from voxbench.benchmark.running.places import places
+from voxbench.benchmark.running.places import groups
 from voxbench.benchmark.running.queue import BUSY_RETRY_S, Queue, Task
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.running.stop import Stop
@@ -129,8 +130,9 @@ class _Work:
         while self.queue.left and not self.stop.asked:
             # A killed process can leave a lock of the channel closed for good: each set of workers has its own.
             messages, ending, free = spawn.Queue(), spawn.RawValue("b", 0), spawn.SimpleQueue()
-            for place in places(self.setup.runtime.device, self.workers):
-                free.put(place)
+            runtime = self.setup.runtime
+            for group in groups(runtime.device, self.workers, runtime.gpus_per_stage):
+                free.put(group)
             pump = threading.Thread(target=_pump, args=(messages, self.listen), daemon=True)
             pump.start()
             pool = ProcessPoolExecutor(self.workers, spawn, _start_worker, (self.setup, messages, ending, free))
@@ -221,23 +223,15 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(setup: Setup, messages: Any, ending: Any, free: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=end_with_driver, daemon=True).start()
-    torch.set_num_threads(setup.runtime.threads)
+    begin(setup.runtime.threads)
     messages.cancel_join_thread()  # nobody need hear the last of the progress
     setup = setup.on(free.get())
     _worker.update(setup=setup, messages=messages, ending=ending)
     try:
-        _use(torch.device(setup.runtime.device))
+        use(torch.device(setup.runtime.device))
         _worker["context"] = setup.opened().__enter__()
     except Exception as error:  # told by the first job: an error here would look like a worker that died
         _worker["problem"] = error
-
-
-def _use(device: torch.device) -> None:
-    """What PyTorch does on "the" GPU is to be on this one: else each worker takes memory of the first as well."""
-    if device.index is not None and device.type == "cuda":
-        torch.cuda.set_device(device)
 
 
 def _work(job: Job) -> Outcome:
@@ -257,14 +251,6 @@ def _work(job: Job) -> Outcome:
 
     messages.put(("start", job.key, None))
     return perform(_worker["context"], job, _worker["setup"].provenance, report)
-
-
-def end_with_driver() -> None:
-    """Ends this process when the one that started it is gone, were it before this one had begun its work."""
-    driver = multiprocessing.parent_process()
-    while driver is not None and os.getppid() == driver.pid:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 def _pump(messages: Any, listen: Listener) -> None:

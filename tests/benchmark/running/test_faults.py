@@ -139,7 +139,7 @@ def test_single_jobs_by_their_keys_make_the_table_of_the_whole(bench: Bench, tmp
 def test_a_worker_ends_with_a_driver_that_died_while_it_was_starting(tmp_path: Path) -> None:
     driver = (
         "import multiprocessing, os, pathlib, signal, sys\n"
-        "from voxbench.benchmark.running.local import end_with_driver\n"
+        "from voxbench.benchmark.running.child import end_with_driver\n"
         "worker = multiprocessing.get_context('spawn').Process(target=end_with_driver)\n"
         "worker.start()\n"
         "pathlib.Path(sys.argv[1]).write_text(str(worker.pid))\n"
