@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import shutil
 import tempfile
 import threading
 import traceback
@@ -13,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ class Followers:
         self.threads = threads
         self.processes: list[Any] = []
         self.channels: list[Connection] = []
+        self.tidy: Finalize | None = None
 
     @contextmanager
     def __call__(self, plan: StagePlan, recompute: Recompute) -> Iterator[Ranks]:
@@ -79,25 +82,28 @@ class Followers:
             process.join(5.0)
             process.kill()
             process.join()
-        if processes and dist.is_initialized():
+        if dist.is_initialized():
             dist.destroy_process_group()
+        if self.tidy is not None:
+            self.tidy()
 
     def _start(self) -> None:
         spawn = multiprocessing.get_context("spawn")
-        with tempfile.TemporaryDirectory(prefix="voxbench-") as folder:
-            meeting = Path(folder) / "store"
-            for rank in range(1, len(self.devices)):
-                channel, theirs = spawn.Pipe()
-                given = (self.open, self.devices, rank, self.threads, theirs, meeting)
-                process = spawn.Process(target=_follow, args=given, daemon=True)
-                process.start()
-                theirs.close()
-                self.processes.append(process)
-                self.channels.append(channel)
-            for number in range(len(self.channels)):
-                self._hear(number)
-            use(torch.device(self.devices[0]))
-            _meet(meeting, 0, self.devices)
+        folder = tempfile.mkdtemp(prefix="voxbench-")
+        self.tidy = Finalize(self, shutil.rmtree, (folder, True), exitpriority=0)  # a worker is never told to end
+        meeting = Path(folder) / "store"
+        for rank in range(1, len(self.devices)):
+            channel, theirs = spawn.Pipe()
+            given = (self.open, self.devices, rank, self.threads, theirs, meeting)
+            process = spawn.Process(target=_follow, args=given, daemon=True)
+            process.start()
+            theirs.close()
+            self.processes.append(process)
+            self.channels.append(channel)
+        for number in range(len(self.channels)):
+            self._hear(number)
+        use(torch.device(self.devices[0]))
+        meet(meeting, 0, self.devices)
         threading.Thread(target=_wake, args=(self, list(self.processes)), daemon=True).start()
 
     def _hear(self, number: int, seconds: float = READY_S) -> None:
@@ -150,7 +156,7 @@ class _Failure:
         return error
 
 
-def _meet(meeting: Path, rank: int, devices: Sequence[str]) -> None:
+def meet(meeting: Path, rank: int, devices: Sequence[str]) -> None:
     """All processes become one group: numbers of the host go through gloo, those of GPUs through NCCL."""
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # `_wake` ends what waits, not the process
     dist.init_process_group(
@@ -178,7 +184,7 @@ def _follow(open_: Open, devices: Sequence[str], rank: int, threads: int, channe
         use(torch.device(devices[rank]))
         with open_(devices[rank]) as context:
             channel.send("ready")
-            _meet(meeting, rank, devices)
+            meet(meeting, rank, devices)
             while True:
                 plan, recompute = channel.recv()
                 follow_stage(replace(context, recompute=recompute), plan, Ranks(rank=rank, count=len(devices)))
