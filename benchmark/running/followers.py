@@ -119,7 +119,7 @@ class Followers:
             process.join(1.0)
             end = "does not answer" if process.is_alive() else f"died (exit code {process.exitcode})"
             raise FollowerDiedError(
-                f"process {number + 1} of the {len(self.devices)} that share its steps {end}: killed from outside, or "
+                f"process {number + 2} of the {len(self.devices)} that share its steps {end}: killed from outside, or "
                 "out of memory: use --recompute always, a smaller batch or --gpus-per-stage 1"
             )
 
@@ -142,7 +142,7 @@ class _Failure:
 
     def __init__(self, error: Exception, rank: int) -> None:
         self.line = f"{type(error).__name__}: {error}"
-        self.trace = f"in process {rank} of a stage:\n{''.join(traceback.format_exception(error))}"
+        self.trace = f"in process {rank + 1} of a stage:\n{''.join(traceback.format_exception(error))}"
         try:
             self.pickled = pickle.dumps(error)
             pickle.loads(self.pickled)
@@ -161,7 +161,7 @@ def meet(meeting: Path, rank: int, devices: Sequence[str]) -> None:
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # `_wake` ends what waits, not the process
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.device(devices[0]).type == "cuda" else "gloo",
-        store=dist.FileStore(str(meeting), len(devices)),
+        store=dist.FileStore(str(meeting), len(devices)),  # type: ignore[attr-defined]
         rank=rank,
         world_size=len(devices),
         timeout=timedelta(seconds=ANSWER_S),
@@ -171,8 +171,9 @@ def meet(meeting: Path, rank: int, devices: Sequence[str]) -> None:
 def _wake(followers: Followers, processes: Sequence[Any]) -> None:
     """Where a follower ends by itself, this process does not wait for it any longer."""
     wait([process.sentinel for process in processes])
-    if followers.processes == processes and dist.is_initialized():
-        dist.group.WORLD.abort()
+    group = dist.group.WORLD
+    if followers.processes == processes and group is not None:
+        group.abort()
 
 
 # What runs in a follower.

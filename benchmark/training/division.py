@@ -74,7 +74,7 @@ class Division:
         grads = [p.grad for p in module.parameters() if p.grad is not None and id(p) not in self.held]
         if grads:
             flat = self.ranks.first(torch.cat([grad.reshape(-1) for grad in grads]))
-            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+            for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
                 grad.copy_(part.view_as(grad))
 
     def check_start(self, step: int) -> None:
