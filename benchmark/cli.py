@@ -111,6 +111,10 @@ def run(
             min=1, help="Processes that share the grid; not given: one a core, or one to four on a GPU by its memory."
         ),
     ] = None,
+    gpus_per_stage: Annotated[
+        int,
+        typer.Option(min=1, help="GPUs that share the steps of one pretraining stage; on a CPU processes, for trial."),
+    ] = 1,
     executor: Annotated[
         ExecutorName, typer.Option(help="local: processes of this machine. slurm: submit it all to a cluster, and end.")
     ] = ExecutorName.local,
@@ -164,6 +168,7 @@ def run(
         precision=precision.value,
         recompute=recompute.value,
         workers=workers,
+        gpus_per_stage=gpus_per_stage,
         dry_run=dry_run,
         wandb=wandb.value if wandb else None,
         wandb_project=wandb_project,

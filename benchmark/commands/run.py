@@ -24,7 +24,7 @@ from voxbench.benchmark.records.recognise import check_out
 from voxbench.benchmark.running import processes
 from voxbench.benchmark.running.grid import Grid
 from voxbench.benchmark.running.local import Local
-from voxbench.benchmark.running.places import default_workers, in_words
+from voxbench.benchmark.running.places import default_workers, groups, in_words
 from voxbench.benchmark.running.queue import Task
 from voxbench.benchmark.running.runner import Run, effort
 from voxbench.benchmark.running.setup import prepare_bank, resolve_device
@@ -67,6 +67,7 @@ class Arguments:
     precision: Precision = "auto"
     recompute: Recompute = "auto"
     workers: int | None
+    gpus_per_stage: int = 1
     dry_run: bool
     wandb: str | None = None
     wandb_project: str = "voxbench"
@@ -278,11 +279,13 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
         cache=given.cache or cache_folder()[0],
         device=device,
         precision=given.precision,
-        workers=given.workers or default_workers(device),
+        workers=given.workers or default_workers(device, given.gpus_per_stage),
+        gpus_per_stage=given.gpus_per_stage,
         recompute=given.recompute,
     )
     if given.executor == "local":
         dtype_for(runtime.precision, torch.device(device))  # raises where this processor does not have it
+        groups(device, runtime.workers, runtime.gpus_per_stage)  # raises where there are too few
     if given.out.exists() and not given.out.is_dir():
         raise BenchError(f"--out {given.out}: is a file: name a folder")
     above = next(folder for folder in (given.out.absolute(), *given.out.absolute().parents) if folder.exists())

@@ -17,8 +17,8 @@ import torch
 
 from voxbench.benchmark.records.store import Store
 from voxbench.benchmark.running.executor import Executor, State
-from voxbench.benchmark.running.places import places
-from voxbench.benchmark.running.processes import end_with_driver, start_method, take_on
+from voxbench.benchmark.running.places import groups
+from voxbench.benchmark.running.processes import begin, start_method, take_on, use
 from voxbench.benchmark.running.queue import BUSY_RETRY_S, Queue, Task
 from voxbench.benchmark.running.setup import Setup
 from voxbench.benchmark.running.stop import Stop
@@ -129,8 +129,9 @@ class _Work:
         while self.queue.left and not self.stop.asked:
             # A killed process can leave a lock of the channel closed for good: each set of workers has its own.
             messages, ending, free = processes.Queue(), processes.RawValue("b", 0), processes.SimpleQueue()
-            for place in places(self.setup.runtime.device, self.workers):
-                free.put(place)
+            runtime = self.setup.runtime
+            for group in groups(runtime.device, self.workers, runtime.gpus_per_stage):
+                free.put(group)
             pump = threading.Thread(target=_pump, args=(messages, self.listen), daemon=True)
             pump.start()
             given = (self.setup, dict(os.environ), messages, ending, free)
@@ -222,24 +223,16 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(setup: Setup, environment: Mapping[str, str], messages: Any, ending: Any, free: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     take_on(environment)
-    threading.Thread(target=end_with_driver, daemon=True).start()
-    torch.set_num_threads(setup.runtime.threads)
+    begin(setup.runtime.threads)
     messages.cancel_join_thread()  # nobody need hear the last of the progress
     setup = setup.on(free.get())
     _worker.update(setup=setup, messages=messages, ending=ending)
     try:
-        _use(torch.device(setup.runtime.device))
+        use(torch.device(setup.runtime.device))
         _worker["context"] = setup.opened().__enter__()
     except Exception as error:  # told by the first job: an error here would look like a worker that died
         _worker["problem"] = error
-
-
-def _use(device: torch.device) -> None:
-    """What PyTorch does on "the" GPU is to be on this one: else each worker takes memory of the first as well."""
-    if device.index is not None and device.type == "cuda":
-        torch.cuda.set_device(device)
 
 
 def _work(job: Job) -> Outcome:

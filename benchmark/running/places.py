@@ -7,6 +7,8 @@ from itertools import chain, cycle, islice, zip_longest
 
 import torch
 
+from voxbench.benchmark.settings.errors import BenchError
+
 MOST_ON_GPU = 4  # workers
 MEMORY_EACH = 16 * 2**30  # bytes of a GPU: the paper preset's largest stage takes 8 of them
 
@@ -19,14 +21,40 @@ def gpus(device: str) -> tuple[str, ...]:
     return (device,) if named.index is not None else tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
 
 
-def default_workers(device: str) -> int:
-    """One a core on a CPU; on GPUs as many as have a place."""
+def default_workers(device: str, each: int = 1) -> int:
+    """One a core on a CPU; on GPUs as many as have a place. With `each` > 1 as many as have so many to themselves."""
+    if each > 1:
+        return max(1, (len(gpus(device)) or _cores()) // each)
     return len(_on_gpus(device)) or _cores()
 
 
 def places(device: str, workers: int) -> tuple[str, ...]:
     """A device for each of `workers`: GPUs in turn, so that few workers too are spread over all of them."""
     return tuple(islice(cycle(_on_gpus(device) or (device,)), workers))
+
+
+def groups(device: str, workers: int, each: int) -> tuple[tuple[str, ...], ...]:
+    """For each of `workers` the devices that its stages are divided over; on the first it does all else.
+
+    Several on one GPU with `each` = 1; with more, each has its GPUs to itself. Raises BenchError where there are too
+    few. A CPU has room for any number.
+    """
+    if each == 1:
+        return tuple((place,) for place in places(device, workers))
+    found = gpus(device)
+    if torch.device(device).type != "cuda":
+        return ((device,) * each,) * workers
+    if len(found) < each:
+        raise BenchError(
+            f"--gpus-per-stage {each}: --device {device} is {len(found)} GPU{'s' if len(found) > 1 else ''} here: "
+            f"use {max(1, len(found))}" + (", or --device cuda" if torch.device(device).index is not None else "")
+        )
+    if len(found) < each * workers:
+        raise BenchError(
+            f"--workers {workers}: {len(found)} GPUs are enough for {len(found) // each} with --gpus-per-stage {each}: "
+            "leave --workers out"
+        )
+    return tuple(found[number * each : (number + 1) * each] for number in range(workers))
 
 
 def in_words(device: str) -> str:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
+
+import torch
 
 PRELOADED = (
     "voxbench.benchmark.running.local",
@@ -34,6 +38,19 @@ def prepare() -> None:
     """Has the server import while this process goes on with something else."""
     if start_method().get_start_method() == "forkserver":
         forkserver.ensure_running()
+
+
+def begin(threads: int) -> None:
+    """What each process that a run starts does first: it leaves Ctrl-C to its driver, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_driver, daemon=True).start()
+    torch.set_num_threads(threads)
+
+
+def use(device: torch.device) -> None:
+    """What PyTorch does on "the" GPU is to be on this one: else each process takes memory of the first as well."""
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def take_on(environment: Mapping[str, str]) -> None:

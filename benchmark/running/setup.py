@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from voxbench.benchmark.records.store import Store
+from voxbench.benchmark.running.followers import Followers
+from voxbench.benchmark.running.places import groups
 from voxbench.benchmark.settings.assemble import build_dataset
 from voxbench.benchmark.settings.config import Config, Runtime
 from voxbench.benchmark.settings.errors import BenchError
@@ -30,14 +32,32 @@ class Setup:
     provenance: Mapping[str, Any]
     closed: frozenset[int] = frozenset()  # rows of the bank that nothing may read
 
-    def on(self, device: str) -> Setup:
-        """The same for work on `device`."""
-        return replace(self, runtime=self.runtime.model_copy(update={"device": device}))
+    group: tuple[str, ...] = ()  # devices that a stage is divided over, the runtime's first; () = as the runtime says
+
+    def on(self, group: tuple[str, ...]) -> Setup:
+        """The same for work on these devices."""
+        return replace(self, runtime=self.runtime.model_copy(update={"device": group[0]}), group=group)
 
     @contextmanager
     def opened(self) -> Iterator[Context]:
-        """The context of this process."""
-        device = torch.device(self.runtime.device)
+        """The context of this process, and with it the processes that share its stages."""
+        runtime = self.runtime
+        if runtime.gpus_per_stage == 1:
+            with self.opened_alone(runtime.device) as context:
+                yield context
+            return
+        group = self.group or groups(runtime.device, 1, runtime.gpus_per_stage)[0]
+        followers = Followers(self.opened_alone, group, runtime.threads)
+        try:
+            with self.opened_alone(group[0]) as context:
+                yield replace(context, company=followers)
+        finally:
+            followers.end()
+
+    @contextmanager
+    def opened_alone(self, name: str) -> Iterator[Context]:
+        """A process's own context on the device of this name."""
+        device = torch.device(name)
         yield Context(
             config=self.config,
             dataset=build_dataset(self.config, self.runtime.data_root),

@@ -13,6 +13,7 @@ import torch
 
 from voxbench.benchmark.planning.plan import CellPlan, StagePlan
 from voxbench.benchmark.records.privacy import coder_for
+from voxbench.benchmark.running.followers import FollowerDiedError
 from voxbench.benchmark.settings.errors import USER_ERRORS, unexpected
 from voxbench.benchmark.settings.keys import RESULT_VERSION, digest
 from voxbench.benchmark.training.context import Context, Progress
@@ -30,7 +31,7 @@ class StageFailedError(RuntimeError):
     """What a job builds on has failed."""
 
 
-EXPECTED = (*USER_ERRORS, UndefinedMetricError, NonFiniteLossError, StageFailedError)
+EXPECTED = (*USER_ERRORS, UndefinedMetricError, NonFiniteLossError, StageFailedError, FollowerDiedError)
 _FALTERING = frozenset(  # a machine or a network drive that may recover
     {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN}
 )
@@ -73,7 +74,7 @@ def may_pass(error: Exception) -> bool:
     """
     if isinstance(error, OSError):
         return error.errno in _FALTERING
-    return out_of_memory(error)
+    return isinstance(error, FollowerDiedError) or out_of_memory(error)
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -196,7 +197,7 @@ def _carry_out(context: Context, job: Job, progress: Progress) -> dict[str, Any]
     stages = [context.store.stage(key) or {} for key in job.stages]
     record["scores"] = _scores(context, test)
     record["costs"] = {
-        "pretrain_seconds": sum(stage["seconds"] for stage in stages),
+        "pretrain_seconds": sum(stage["seconds"] * stage.get("processes", 1) for stage in stages),  # of devices
         "pretrain_volumes": sum(stage.get("volumes", 0.0) for stage in stages),
         "pretrain_forward": sum(stage.get("volumes_forward", 0.0) for stage in stages),
         "finetune_seconds": record.pop("finetune_seconds"),

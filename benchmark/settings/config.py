@@ -201,3 +201,4 @@ class Runtime(Model):
     recompute: Recompute = Field(
         default="auto", description="maps are computed again in backward passes: auto, where a step does not fit"
     )
+    gpus_per_stage: int = Field(default=1, ge=1, description="processes that share the steps of a pretraining stage")

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from voxbench.benchmark.settings.errors import ContractError
+from voxbench.benchmark.training.ranks import ALONE, Ranks
 from voxbench.benchmark.training.targets import in_mode
 from voxbench.methods.base import Encoder, Method, Stage
+from voxbench.methods.parts.whole_batch import summing
 
 SLACK = 1e-9  # of a step: sums of shares are not exact
 P = ParamSpec("P")
@@ -27,10 +29,12 @@ class Passes:
     costs: a crop counts by its share of voxels, and so does a masked volume of which the encoder leaves places out.
     """
 
-    def __init__(self, method: Method, volumes: Tensor) -> None:
-        """`volumes` [2, C, D, H, W] are passed once, to learn what one costs."""
+    def __init__(self, method: Method, volumes: Tensor, ranks: Ranks = ALONE) -> None:
+        """`volumes` [2, C, D, H, W] are passed once, to learn what one costs. `ranks` share the networks' passes."""
         self._on = False
+        self._ranks = ranks
         self._work = {"own": 0, "copies": 0, "forward": 0}
+        self._part = dict.fromkeys(self._work, 0)  # of passes that are divided, by this process
         self._hooks = [
             layer.register_forward_hook(self._noticing("own" if encoder is method.encoder else "copies"))
             for encoder in method.modules()
@@ -65,7 +69,9 @@ class Passes:
 
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             with self._counting():
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+            self._add_parts()
+            return result
 
         return call
 
@@ -84,6 +90,13 @@ class Passes:
 
     def _volumes(self, kind: str) -> float:
         return self._work[kind] / self._one if self._one else 0.0
+
+    def _add_parts(self) -> None:
+        """What all processes did of the passes that are divided."""
+        if any(self._part.values()):
+            total = self._ranks.total(torch.tensor([*self._part.values()])).tolist()
+            self._work = {kind: work + more for (kind, work), more in zip(self._work.items(), total, strict=True)}
+            self._part = dict.fromkeys(self._part, 0)
 
     def _cost_of(self, encoder: Encoder, volumes: Tensor) -> int:
         """Of one volume, in a pass as training makes it: in eval mode some layers take a way that calls no parts."""
@@ -107,7 +120,8 @@ class Passes:
     def _noticing(self, whose: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def notice(layer: nn.Module, given: tuple[Any, ...], out: Any) -> None:
             if self._on and isinstance(out, Tensor):
-                self._work[whose if out.requires_grad else "forward"] += _products(layer, given, out)
+                work = self._work if summing() is None else self._part
+                work[whose if out.requires_grad else "forward"] += _products(layer, given, out)
 
         return notice
 

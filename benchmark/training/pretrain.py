@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from voxbench.benchmark.training.batches import batch_of, looks
 from voxbench.benchmark.training.checkpoints import Checkpoints
 from voxbench.benchmark.training.context import Context, Progress
 from voxbench.benchmark.training.diagnosis import diagnose
+from voxbench.benchmark.training.division import Division
 from voxbench.benchmark.training.holdout import divided
 from voxbench.benchmark.training.moved import Moved, features_differ
 from voxbench.benchmark.training.passes import Pace, Passes
+from voxbench.benchmark.training.ranks import Ranks
 from voxbench.benchmark.training.showcase import write_examples
 from voxbench.benchmark.training.targets import Targets, evaluating
 from voxbench.benchmark.training.train import Hooks, NonFiniteLossError, Training, optimise, start
@@ -39,49 +42,44 @@ def run_stage(context: Context, plan: StagePlan, progress: Progress) -> dict[str
 
     Raises NonFiniteLossError if it diverges, MethodError if the method cannot work with the data or breaks a rule.
     """
+    with _named(plan), context.company(plan, context.recompute) as ranks:
+        return _run(context, plan, progress, ranks)
+
+
+def follow_stage(context: Context, plan: StagePlan, ranks: Ranks) -> None:
+    """What every process but the first does of a stage that several carry out: its steps. Writes nothing."""
+    with _named(plan):
+        work = _Work(context, plan, lambda *_: None, ranks)
+        work.resume()
+        work.steps(None)
+
+
+@contextmanager
+def _named(plan: StagePlan) -> Iterator[None]:
+    """A method's errors say whose stage it was."""
     try:
-        return _run(context, plan, progress)
+        yield
     except MethodError as error:
         if str(error).startswith(plan.method):
             raise
         raise MethodError(f"{plan.method}, stage {plan.name}: {error}") from error
 
 
-def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any]:
-    method, stage = _rebuilt(context, plan)
-    recomputed = recompute(method, context.recompute == "always")
-    recipe = context.config.stage_recipe(plan.method, stage.budget)
+def _run(context: Context, plan: StagePlan, progress: Progress, ranks: Ranks) -> dict[str, Any]:
     with Meter(context.device) as meter:
-        members, held_out = divided(context.bank.items, plan.members, stage.held_out, _seed(context, plan))
-        loader = _loader(context, plan, stage, method, members)
-        passes = Passes(method, context.bank.batch(plan.members[:2], context.device))
-        pace = Pace(stage, recipe.volumes, loader.volumes_per_step, passes)
-        training = start(stage.module, recipe, pace.declared, stage.groups, context.precision)
+        work = _Work(context, plan, progress, ranks)
+        method, stage, loader, passes, training = work.method, work.stage, work.loader, work.passes, work.training
         moved = Moved(method, stage, passes)
-        checkpoints = Checkpoints(context.store, plan.key, loader, progress, passes)
-        watch = _Watch(context, plan, stage, checkpoints, moved)
-        checkpoints.resume(training)
-        if pace.counts and training.step:
-            training.steps = pace.steps(training.step)
-
-        def loss(draw: Draw) -> Tensor:
-            assert stage.loss is not None  # else there are no steps
-            return stage.loss(batch_of(draw, loader, training.step / training.steps))
-
-        hooks = Hooks(
-            before_step=stage.before_step,
-            after_step=None if stage.after_step is None else passes.counted(stage.after_step),
-            steps=pace.steps if pace.counts else None,
-        )
-        optimise(training, passes.counted(loss), loader, recipe, hooks=hooks, on_step=watch)
-        passes.close()
+        watch = _Watch(context, plan, stage, work.checkpoints, moved)
+        work.resume()
+        work.steps(watch)
         method.eval()
-        _finish(context, plan, stage, method, loader.plain(held_out or None))
+        _finish(context, plan, stage, method, loader.plain(work.held_out or None))
     moved.check()
     watch.final(training)
     context.store.save_weights(plan.key, "module", stage.module.state_dict())
     context.store.save_weights(plan.key, "encoder", method.encoder.state_dict())
-    spent = passes.trained if pace.counts else training.step * loader.volumes_per_step
+    spent = passes.trained if work.pace.counts else training.step * loader.volumes_per_step
     return {
         "result_version": RESULT_VERSION,
         "key": plan.key,
@@ -100,18 +98,62 @@ def _run(context: Context, plan: StagePlan, progress: Progress) -> dict[str, Any
         "collapse": watch.collapse,
         "collapsed": watch.collapse is not None and watch.collapse > COLLAPSED_ABOVE,
         "n_volumes": len(plan.members),
-        "n_held_out": len(held_out),
+        "n_held_out": len(work.held_out),
         "n_normal_labels": len(plan.labels),
-        "seconds": meter.seconds + checkpoints.seconds_before,
-        "volumes_per_second": checkpoints.steps_here(training) * spent / max(1, training.steps) / meter.seconds,
+        "seconds": meter.seconds + work.checkpoints.seconds_before,
+        "volumes_per_second": work.checkpoints.steps_here(training) * spent / max(1, training.steps) / meter.seconds,
         "peak_memory_mb": meter.peak_memory_mb,
-        "recomputed": recomputed,
+        "recomputed": work.recomputed,
+        "processes": ranks.count,
         "device": device_name(context.device, context.precision),
         "upstream": list(plan.upstream),
         "seen": sorted(context.bank.hashes[i] for i in loader.seen),
         **_diagnosed(context, plan, method),
         **_shown(context, plan, stage),
     }
+
+
+class _Work:
+    """What the processes of a stage do alike: the method as it was left, the loader, and the steps."""
+
+    def __init__(self, context: Context, plan: StagePlan, progress: Progress, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.method, self.stage = _rebuilt(context, plan)
+        self.recomputed = recompute(self.method, context.recompute == "always")
+        self.recipe = context.config.stage_recipe(plan.method, self.stage.budget)
+        share = self.stage.held_out
+        members, self.held_out = divided(context.bank.items, plan.members, share, _seed(context, plan))
+        self.loader = _loader(context, plan, self.stage, self.method, members, writes=ranks.leads)
+        self.passes = Passes(self.method, context.bank.batch(plan.members[:2], context.device), ranks)
+        self.pace = Pace(self.stage, self.recipe.volumes, self.loader.volumes_per_step, self.passes)
+        module, groups = self.stage.module, self.stage.groups
+        self.training = start(module, self.recipe, self.pace.declared, groups, context.precision)
+        self.checkpoints = Checkpoints(context.store, plan.key, self.loader, progress, self.passes)
+        self.division = Division(ranks, self.method, module)
+
+    def resume(self) -> None:
+        """From the last checkpoint; all processes are to have read the same."""
+        self.checkpoints.resume(self.training)
+        self.division.check_start(self.training.step)
+        if self.pace.counts and self.training.step:
+            self.training.steps = self.pace.steps(self.training.step)
+
+    def steps(self, on_step: Callable[[Training], bool] | None) -> None:
+        """All that are left."""
+        stage, passes, pace = self.stage, self.passes, self.pace
+        hooks = Hooks(
+            before_step=stage.before_step,
+            after_step=None if stage.after_step is None else passes.counted(stage.after_step),
+            steps=pace.steps if pace.counts else None,
+        )
+        loss = passes.counted(self._loss)
+        optimise(self.training, loss, self.loader, self.recipe, hooks=hooks, on_step=on_step, division=self.division)
+        self.division.check_state(stage.module)
+        passes.close()
+
+    def _loss(self, draw: Draw) -> Tensor:
+        assert self.stage.loss is not None  # else there are no steps
+        return self.stage.loss(batch_of(draw, self.loader, self.training.step / self.training.steps))
 
 
 def _finish(context: Context, plan: StagePlan, stage: Stage, method: Method, volumes: Plain) -> None:
@@ -157,12 +199,14 @@ def _seed(context: Context, plan: StagePlan) -> int:
     return derive_seed(plan.seed, plan.fold, context.config.method_of(plan.method), plan.name)
 
 
-def _loader(context: Context, plan: StagePlan, stage: Stage, method: Method, members: Sequence[int]) -> Loader:
+def _loader(
+    context: Context, plan: StagePlan, stage: Stage, method: Method, members: Sequence[int], *, writes: bool
+) -> Loader:
     """Draws of the stage's `members`, with their targets where it has any (computing those is part of its cost)."""
     targets = None
     if stage.targets is not None:
         folder = context.store.stage_folder(plan.key)
-        targets = Targets(folder, stage.targets, method, context.bank, members, context.device)
+        targets = Targets(folder, stage.targets, method, context.bank, members, context.device, writes=writes)
     return Loader(
         context.bank,
         members,

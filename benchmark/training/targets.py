@@ -39,10 +39,12 @@ class Targets:
         bank: VolumeBank,
         members: Sequence[int],
         device: torch.device,
+        *,
+        writes: bool = True,
     ) -> None:
-        """`make` is `Stage.targets`; `module` is put in eval mode while it runs."""
+        """`make` is `Stage.targets`; `module` is put in eval mode while it runs. One process alone `writes`."""
         shape = (len(members), *bank.shape)
-        self.kept = _OnGpu(shape, device) if _fits(shape, device) else _InFile(folder / TARGETS, shape)
+        self.kept = _OnGpu(shape, device) if _fits(shape, device) else _InFile(folder / TARGETS, shape, writes)
         self.together = MAPS_TOGETHER if device.type == "cuda" else 1
         self.make = make
         self.module = module
@@ -98,8 +100,9 @@ class _InFile:
     written, and not mapped into memory: a full disk is then an error and not a crash.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], writes: bool) -> None:
         self.path = path
+        self.writes = writes
         self.shape = shape[1:]
         self.size = _SEAL + 2 * math.prod(self.shape)
 
@@ -116,7 +119,9 @@ class _InFile:
         return maps
 
     def write(self, rows: Sequence[int], maps: Tensor) -> None:
-        """Keeps maps [B, C, D, H, W]."""
+        """Keeps maps [B, C, D, H, W], or leaves that to another process, which has made the same."""
+        if not self.writes:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
             for row, map_ in zip(rows, maps, strict=True):

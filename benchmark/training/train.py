@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from voxbench.benchmark.settings.errors import ContractError
 from voxbench.benchmark.settings.recipes import Recipe
+from voxbench.benchmark.training.division import UNDIVIDED, Division
 from voxbench.datasets.views.loader import Draw, Loader
 from voxbench.methods.base import Group
 from voxbench.methods.parts.autocast import autocast
@@ -134,16 +135,18 @@ def optimise(
     *,
     hooks: Hooks = NO_HOOKS,
     on_step: Callable[[Training], bool] | None = None,
+    division: Division = UNDIVIDED,
 ) -> None:
     """Runs `training` to its end, or until `on_step` answers True.
 
-    Forward passes run in `training.precision`, weights and what the optimiser keeps in float32.
+    Forward passes run in `training.precision`, weights and what the optimiser keeps in float32. All processes of a
+    `division` run it alike.
     Raises NonFiniteLossError naming the step, and MethodError for a loss that cannot be differentiated.
     """
     device = loader.device
     training.module.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        _steps(training, loss, loader, recipe, hooks, on_step)
+        _steps(training, loss, loader, recipe, hooks, on_step, division)
 
 
 def _steps(
@@ -153,6 +156,7 @@ def _steps(
     recipe: Recipe,
     hooks: Hooks,
     on_step: Callable[[Training], bool] | None,
+    division: Division,
 ) -> None:
     device = loader.device
     check_every = GPU_CHECK_EVERY if device.type == "cuda" else 1
@@ -161,13 +165,14 @@ def _steps(
         draw = loader.draw(training.step)
         # Methods draw from `draw.rng`, but layers such as nn.Dropout know the global generator only.
         torch.manual_seed(draw.rng.initial_seed() ^ OTHER_STREAM)
-        value = forward(loss, draw, device, training.precision)
+        with division:
+            value = forward(loss, draw, device, training.precision)
+            backward(training, value, recipe, division)
         if hooks.steps is not None:  # what a step costs is known once it is taken
             training.steps = max(training.step + 1, hooks.steps(training.step + 1))
         rate = learning_rate(recipe, training.step, training.steps)
         for group in training.optimizer.param_groups:
             group["lr"] = (recipe.lr if group.get("steady") else rate) * group.get("rate", 1.0)
-        backward(training, value, recipe)
         if hooks.before_step is not None:
             hooks.before_step(training.step / training.steps)
         training.optimizer.step()
@@ -177,6 +182,7 @@ def _steps(
         last = training.step == training.steps
         if len(losses) >= check_every or last:
             _check(losses, training.step)
+            division.check_losses(losses, training.step)
             losses = losses[-1:] if not last else []
         if hooks.after_step is not None:
             hooks.after_step(training.step / training.steps)
@@ -197,10 +203,11 @@ def forward(
     return value
 
 
-def backward(training: Training, value: Tensor, recipe: Recipe) -> None:
+def backward(training: Training, value: Tensor, recipe: Recipe, division: Division = UNDIVIDED) -> None:
     """Gradients of the loss, limited as the recipe says; the optimiser has not stepped yet."""
     training.optimizer.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
+    division.settle(training.module)
     if recipe.clip > 0:
         nn.utils.clip_grad_norm_(training.module.parameters(), recipe.clip)
 

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from voxbench.methods.parts.autocast import OneVoxelInFloat32
+from voxbench.methods.parts.whole_batch import Sum, part_of_batch, summing
 
 R = TypeVar("R")
 
@@ -38,7 +39,7 @@ class Recomputing(nn.Module):
         return result
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _again(self)
+        return nullcontext(), _again(self, summing())
 
 
 def recompute(module: nn.Module, on: bool) -> bool:
@@ -50,9 +51,9 @@ def recompute(module: nn.Module, on: bool) -> bool:
 
 
 @contextmanager
-def _again(module: nn.Module) -> Iterator[None]:
+def _again(module: nn.Module, add: Sum | None) -> Iterator[None]:
     """For the second call, which PyTorch makes under the first one's autocast and outside all else it ran under."""
-    with without_trace(module), OneVoxelInFloat32():
+    with without_trace(module), part_of_batch(add), OneVoxelInFloat32():
         yield
 
 

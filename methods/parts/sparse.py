@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from voxbench.methods.parts.whole_batch import follow, summed
+
 Size = tuple[int, ...]
 Masks = Mapping[Size, Tensor]  # spatial size of a feature map -> its mask, float [B, 1, d, h, w]
 
@@ -62,20 +64,10 @@ def masked_batch_norm(norm: nn.BatchNorm3d, x: Tensor, mask: Tensor) -> Tensor:
         return normed * mask.to(x.dtype)
     values = x.to(torch.promote_types(x.dtype, torch.float32))  # sums in bfloat16 would lose digits
     over, channels = (0, 2, 3, 4), (1, -1, 1, 1, 1)
-    count = mask.sum()
-    mean = (values * mask).sum(over) / count  # [C]
+    sums = summed(torch.cat([(values * mask).sum(over), mask.sum()[None]]))
+    mean, count = sums[:-1] / sums[-1], sums[-1].detach()  # [C], []
     centred = (values - mean.view(channels)) * mask
-    variance = centred.square().sum(over) / count  # [C]
-    _follow(norm, mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)))
+    variance = summed(centred.square().sum(over)) / count  # [C]
+    follow(norm, mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)))
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     return (centred * scale.view(channels) + norm.bias.view(channels) * mask).to(x.dtype)
-
-
-def _follow(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor) -> None:
-    """Move the running statistics as torch does: exponential average, unbiased variance."""
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-        return
-    norm.num_batches_tracked.add_(1)
-    rate = 1.0 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean, rate)
-    norm.running_var.lerp_(variance, rate)

@@ -18,6 +18,7 @@ from voxbench.benchmark.running.runner import Run
 from voxbench.benchmark.running.work import perform
 from voxbench.benchmark.settings.recipes import Recipe
 from voxbench.benchmark.training import checkpoints, train
+from voxbench.benchmark.training.division import Division
 from voxbench.benchmark.training.train import Training
 from voxbench.methods.parts.recompute import Recomputing
 
@@ -44,12 +45,12 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]
     def from_now_on(at: int, *, always: bool = False) -> list[int]:
         backward, refused = train.backward, []
 
-        def backward_or_not(training: Training, value: Tensor, recipe: Recipe) -> None:
+        def backward_or_not(training: Training, value: Tensor, recipe: Recipe, division: Division) -> None:
             twice = any(part.recompute for part in training.module.modules() if isinstance(part, Recomputing))
             if training.step == at - 1 and (always or not twice):
                 refused.append(training.step + 1)
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-            backward(training, value, recipe)
+            backward(training, value, recipe, division)
 
         monkeypatch.setattr(train, "backward", backward_or_not)
         return refused

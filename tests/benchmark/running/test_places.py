@@ -74,7 +74,7 @@ def test_each_worker_process_takes_a_place_of_its_own(planned: Callable[..., Run
     setup, processes = planned().setup(), start_method()
     messages, ending, free = processes.Queue(), processes.RawValue("b", 0), processes.SimpleQueue()
     for place in ("cuda:0", "cuda:1"):
-        free.put(place)
+        free.put((place,))
     given = (setup, dict(os.environ), messages, ending, free)
     with ProcessPoolExecutor(2, processes, local._start_worker, given) as pool:
         found = set(pool.map(place_of_worker, range(20)))
