@@ -285,7 +285,8 @@ def configuration(given: Arguments) -> tuple[Config, Runtime]:
     )
     if given.executor == "local":
         dtype_for(runtime.precision, torch.device(device))  # raises where this processor does not have it
-        groups(device, runtime.workers, runtime.gpus_per_stage)  # raises where there are too few
+        if given.gpus_per_stage > 1:
+            groups(device, runtime.workers, given.gpus_per_stage)  # raises where there are too few
     if given.out.exists() and not given.out.is_dir():
         raise BenchError(f"--out {given.out}: is a file: name a folder")
     above = next(folder for folder in (given.out.absolute(), *given.out.absolute().parents) if folder.exists())
