@@ -13,6 +13,7 @@ import torch
 
 from voxbench.benchmark.running import local, places
 from voxbench.benchmark.running.runner import Run
+from voxbench.benchmark.settings.errors import BenchError
 
 GIB = 2**30
 Machine = Callable[..., None]
@@ -63,6 +64,31 @@ def test_a_gpu_that_is_named_is_the_only_one(machine: Machine) -> None:
     assert (places.in_words("cuda"), places.in_words("cuda:1"), places.in_words("cpu")) == ("2 GPUs", "cuda:1", "cpu")
 
 
+def test_stages_that_gpus_share_have_them_to_themselves(machine: Machine) -> None:
+    machine(32, *(80 * GIB,) * 5)
+    assert places.default_workers("cuda", 2) == 2
+    assert places.groups("cuda", 2, 2) == (("cuda:0", "cuda:1"), ("cuda:2", "cuda:3"))
+    assert places.groups("cuda", 1, 5) == (("cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:4"),)
+    assert places.groups("cuda", 6, 1) == tuple((place,) for place in places.places("cuda", 6))
+    assert places.groups("cpu", 2, 3) == (("cpu",) * 3,) * 2
+    assert places.default_workers("cpu", 3) == 10
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "each", "said"),
+    [
+        ("cuda", 1, 3, "--gpus-per-stage 3: --device cuda is 2 GPUs here: use 2"),
+        ("cuda:1", 1, 2, "--gpus-per-stage 2: --device cuda:1 is 1 GPU here: use 1, or --device cuda"),
+        ("cuda", 2, 2, "--workers 2: 2 GPUs are enough for 1 with --gpus-per-stage 2: leave --workers out"),
+    ],
+)
+def test_too_few_gpus_are_one_line(machine: Machine, device: str, workers: int, each: int, said: str) -> None:
+    machine(32, 80 * GIB, 80 * GIB)
+    with pytest.raises(BenchError) as error:
+        places.groups(device, workers, each)
+    assert str(error.value) == said
+
+
 def test_a_cpu_has_a_worker_a_core(machine: Machine) -> None:
     machine(6, 80 * GIB)
     assert places.default_workers("cpu") == 6
@@ -73,7 +99,7 @@ def test_each_worker_process_takes_a_place_of_its_own(planned: Callable[..., Run
     setup, spawn = planned().setup(), get_context("spawn")
     messages, ending, free = spawn.Queue(), spawn.RawValue("b", 0), spawn.SimpleQueue()
     for place in ("cuda:0", "cuda:1"):
-        free.put(place)
+        free.put((place,))
     with ProcessPoolExecutor(2, spawn, local._start_worker, (setup, messages, ending, free)) as pool:
         found = set(pool.map(place_of_worker, range(20)))
     assert found == {"cuda:0", "cuda:1"}
