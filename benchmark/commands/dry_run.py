@@ -63,9 +63,9 @@ def show_plan(run: Run, console: Console) -> None:
         console.print(can_show, soft_wrap=True, highlight=False)
     workers = run.runtime.workers
     estimate.keep(run.runtime, tasks, whole / workers)
-    console.print(
-        f"about {duration(whole / workers)} with {workers} workers on {in_words(run.runtime.device)}; nothing was run"
-    )
+    shared = ", stages timed as one GPU takes them" if run.runtime.gpus_per_stage > 1 else ""
+    where = in_words(run.runtime.device)
+    console.print(f"about {duration(whole / workers)} with {workers} workers on {where}{shared}; nothing was run")
 
 
 class _Speeds:

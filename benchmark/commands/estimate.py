@@ -35,6 +35,6 @@ def how_far_off(runtime: Runtime, tasks: Sequence[Task], seconds: float) -> str 
 
 def _place(runtime: Runtime, tasks: Sequence[Task]) -> Path:
     """Where the estimate of these jobs, worked at in this way, is kept."""
-    way = [runtime.device, runtime.precision, runtime.workers, runtime.threads]
+    way = [runtime.device, runtime.precision, runtime.workers, runtime.threads, runtime.gpus_per_stage]
     digest = hashlib.sha256(json.dumps([way, sorted(task.job.key for task in tasks)]).encode()).hexdigest()
     return runtime.cache / "estimates" / f"{digest[:16]}.json"

@@ -14,6 +14,7 @@ import torch
 from voxbench.benchmark.running import local, places
 from voxbench.benchmark.running.processes import start_method
 from voxbench.benchmark.running.runner import Run
+from voxbench.benchmark.settings.errors import BenchError
 
 GIB = 2**30
 Machine = Callable[..., None]
@@ -62,6 +63,31 @@ def test_a_gpu_that_is_named_is_the_only_one(machine: Machine) -> None:
     assert places.places("cuda:1", 3) == ("cuda:1",) * 3
     assert places.default_workers("cuda:1") == 2
     assert (places.in_words("cuda"), places.in_words("cuda:1"), places.in_words("cpu")) == ("2 GPUs", "cuda:1", "cpu")
+
+
+def test_stages_that_gpus_share_have_them_to_themselves(machine: Machine) -> None:
+    machine(32, *(80 * GIB,) * 5)
+    assert places.default_workers("cuda", 2) == 2
+    assert places.groups("cuda", 2, 2) == (("cuda:0", "cuda:1"), ("cuda:2", "cuda:3"))
+    assert places.groups("cuda", 1, 5) == (("cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:4"),)
+    assert places.groups("cuda", 6, 1) == tuple((place,) for place in places.places("cuda", 6))
+    assert places.groups("cpu", 2, 3) == (("cpu",) * 3,) * 2
+    assert places.default_workers("cpu", 3) == 10
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "each", "said"),
+    [
+        ("cuda", 1, 3, "--gpus-per-stage 3: --device cuda is 2 GPUs here: use 2"),
+        ("cuda:1", 1, 2, "--gpus-per-stage 2: --device cuda:1 is 1 GPU here: use 1, or --device cuda"),
+        ("cuda", 2, 2, "--workers 2: 2 GPUs are enough for 1 with --gpus-per-stage 2: leave --workers out"),
+    ],
+)
+def test_too_few_gpus_are_one_line(machine: Machine, device: str, workers: int, each: int, said: str) -> None:
+    machine(32, 80 * GIB, 80 * GIB)
+    with pytest.raises(BenchError) as error:
+        places.groups(device, workers, each)
+    assert str(error.value) == said
 
 
 def test_a_cpu_has_a_worker_a_core(machine: Machine) -> None:
