@@ -103,7 +103,7 @@ def test_each_worker_process_takes_a_place_of_its_own(planned: Callable[..., Run
         free.put((place,))
     given = (setup, dict(os.environ), messages, ending, free)
     with ProcessPoolExecutor(2, processes, local._start_worker, given) as pool:
-        found = set(pool.map(place_of_worker, range(20)))
+        found = set(pool.map(place_of_worker, range(8)))
     assert found == {"cuda:0", "cuda:1"}
     messages.cancel_join_thread()
 
