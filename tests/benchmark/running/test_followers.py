@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ def planned(cache: Path, out: Path, processes: int, methods: str = METHODS) -> R
 
 
 def stages(run: Run) -> list[StagePlan]:
-    """One a kind, those that others build on first."""
+    """One a kind, those that others build on first; without a diagnosis, which the first process makes alone."""
     first = {(stage.method, stage.name): stage for stage in reversed(run.plan.stages.values()) if not stage.upstream}
     later = [stage for stage in run.plan.stages.values() if set(stage.upstream) & {one.key for one in first.values()}]
-    return [*first.values(), *later]
+    return [replace(stage, diagnosed=()) for stage in (*first.values(), *later)]
 
 
 def silent(done: int, total: int) -> None:
