@@ -31,6 +31,7 @@ METHODS = (
     "residual",
     "byol",
     "simclr",
+    "simsiam",
     "spark",
     *(f"{EXAMPLES}/{name}" for name in ("dino.py:DINO", "mae.py:MAE", "moco.py:MoCo", "rotation.py:Rotation")),
 )
