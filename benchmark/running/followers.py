@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import shutil
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler  # as channels use: of this run's own processes, never of a file
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -144,14 +144,14 @@ class _Failure:
         self.line = f"{type(error).__name__}: {error}"
         self.trace = f"in process {rank + 1} of a stage:\n{''.join(traceback.format_exception(error))}"
         try:
-            self.pickled = pickle.dumps(error)
-            pickle.loads(self.pickled)
+            self.pickled = bytes(ForkingPickler.dumps(error))
+            ForkingPickler.loads(self.pickled)
         except Exception:  # a third party's error may not travel in any way
             self.pickled = b""
 
     def error(self) -> Exception:
         """The error, or one that says the same."""
-        error: Exception = pickle.loads(self.pickled) if self.pickled else RuntimeError(self.line)
+        error: Exception = ForkingPickler.loads(self.pickled) if self.pickled else RuntimeError(self.line)
         error.add_note(self.trace)
         return error
 
